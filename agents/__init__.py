@@ -1,0 +1,1 @@
+"""Stable-Baselines3 agents, baselines, scripts and the command line of taskrl."""

@@ -1,0 +1,102 @@
+"""The agents by name: which SB3 algorithm, through which codec, with which settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from taskrl.config import AgentConfig
+from taskrl.registry import Registry
+from taskrl.tasks.space import Codec
+
+Settings = Callable[[AgentConfig, int], dict[str, Any]]
+CRITIC_LAYERS = (32, 32)
+REPLAY_SIZE = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentKind:
+    """family: how the policy is centred and read ("logits", "values" or "gaussian"). settings: from config and
+    decisions."""
+
+    algorithm: type[BaseAlgorithm]
+    codec: Codec
+    family: str
+    policy: str
+    settings: Settings
+
+
+AGENTS: Registry[AgentKind] = Registry("agent")
+
+
+def policy_settings(agent: AgentConfig, kind: AgentKind) -> dict[str, Any]:
+    """Keyword arguments of the policy class: what `agents.policy` needs again to load it."""
+    if kind.family == "gaussian":
+        return {"net_arch": {"pi": list(agent.hidden), "qf": list(CRITIC_LAYERS)}}
+    if kind.policy == "MlpLstmPolicy":
+        return {"net_arch": list(agent.hidden), "lstm_hidden_size": 16}
+    return {"net_arch": list(agent.hidden)}
+
+
+def _ppo(agent: AgentConfig, decisions: int) -> dict[str, Any]:
+    """One rollout is one group of episodes, one minibatch is the whole rollout."""
+    return {
+        "learning_rate": agent.learning_rate or 1e-2,
+        "n_steps": decisions,
+        "batch_size": decisions * agent.group_size,
+        "n_epochs": 10,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "clip_range": 0.3,
+        "ent_coef": 0.0,
+    }
+
+
+def _a2c(agent: AgentConfig, decisions: int) -> dict[str, Any]:
+    return {
+        "learning_rate": agent.learning_rate or 2e-2,
+        "n_steps": decisions,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "normalize_advantage": True,
+    }
+
+
+def _off_policy(agent: AgentConfig, decisions: int) -> dict[str, Any]:
+    """Two groups of warm-up drawn from the prior; as many gradient steps as environment steps after each group."""
+    return {
+        "learning_rate": agent.learning_rate or 3e-3,
+        "buffer_size": REPLAY_SIZE,
+        "learning_starts": 2 * decisions * agent.group_size,
+        "batch_size": 64,
+        "train_freq": (decisions, "step"),
+        "gradient_steps": -1,
+        "gamma": 1.0,
+    }
+
+
+def _dqn(agent: AgentConfig, decisions: int) -> dict[str, Any]:
+    return _off_policy(agent, decisions) | {
+        "target_update_interval": 2 * decisions,
+        "exploration_fraction": 0.6,
+        "exploration_initial_eps": 1.0,
+        "exploration_final_eps": 0.1,
+    }
+
+
+def _register(name: str, algorithm: type[BaseAlgorithm], codec: Codec, family: str, settings: Settings) -> None:
+    policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
+    kind = AgentKind(algorithm=algorithm, codec=codec, family=family, policy=policy, settings=settings)
+    AGENTS.register(name)(kind)
+
+
+_register("ppo", PPO, "multidiscrete", "logits", _ppo)
+_register("a2c", A2C, "multidiscrete", "logits", _a2c)
+_register("maskable-ppo", MaskablePPO, "multidiscrete", "logits", _ppo)
+_register("recurrent-ppo", RecurrentPPO, "multidiscrete", "logits", _ppo)
+_register("dqn", DQN, "discrete", "values", _dqn)
+_register("sac", SAC, "box", "gaussian", _off_policy)
+_register("tqc", TQC, "box", "gaussian", _off_policy)

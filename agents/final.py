@@ -1,0 +1,173 @@
+"""Final encoders: train one under any generator on a paired seed, score it, and hand back a row of the table."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.baselines import FixedPolicy, RandomPolicy
+from agents.policy import load_policy
+from agents.rollout import Trace, run_episode
+from envs.factory import make_env
+from taskrl.assemble import Assembled, task_space
+from taskrl.config import EpisodeConfig
+from taskrl.data.splits import Test, Validation
+from taskrl.errors import ConfigError
+from taskrl.evaluation.accuracy import Accuracy, measure, pixel_accuracy
+from taskrl.export import export_encoder
+from taskrl.meta import TaskPolicy
+from taskrl.predictor.predictor import Predictor
+from taskrl.seeding import derive_seed
+from taskrl.tasks.space import Codec, TaskSpace
+from taskrl.types import Inputs
+
+UNTRAINED = "untrained"
+FIXED = "fixed:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A row of the table. source: "reference", "random", "fixed:RECIPE", "untrained" or the folder of a saved
+    policy."""
+
+    name: str
+    source: str
+    argmax: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalJob:
+    """One final encoder. export_to: where to write it, or None. read_test: score on test images, not on validation."""
+
+    generator: Generator
+    episode: EpisodeConfig
+    search_seed: int
+    train_seed: int
+    export_to: Path | None
+    read_test: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalResult:
+    """The row (without search cost), the trace, and what was read of the test images."""
+
+    row: dict[str, Any]
+    trace: Trace | None
+    test_reads: tuple[str, ...]
+
+
+def generator_named(name: str) -> Generator:
+    """The generator for a name of the configuration. Raises ConfigError for an unknown one."""
+    if name in ("reference", "random") or name.startswith(FIXED):
+        return Generator(name=name, source=name)
+    raise ConfigError(
+        f"Unknown generator {name!r}; known: reference, random, prior, fixed:RECIPE (e.g. fixed:no-mirror)."
+    )
+
+
+def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, seed: int) -> tuple[TaskPolicy, Codec]:
+    """The generator as a TaskPolicy and the codec of its actions; `seed` names its random stream."""
+    if generator.source == "random":
+        return RandomPolicy(spaces("multidiscrete"), seed=seed), "multidiscrete"
+    if generator.source == "reference" or generator.source.startswith(FIXED):
+        space = spaces("box")
+        return FixedPolicy(space, space.recipe(generator.source.removeprefix(FIXED))), "box"
+    policy = load_policy(Path(generator.source), spaces, seed=seed)
+    return policy, policy.space.codec
+
+
+def train_final(
+    assembled: Assembled,
+    job: FinalJob,
+    after_decision: Callable[[int, Mapping[str, Any]], None] = lambda index, info: None,
+) -> FinalResult:
+    """Train, score and export one encoder. Seeds are paired: the same train_seed is the same start for every
+    generator."""
+    config, problem = assembled.config, assembled.problem
+    shape = assembled.splits.pretraining.inputs.sample_shape
+    episode_seed = derive_seed(config.seed, "final", job.train_seed)
+    trace: Trace | None = None
+    if job.generator.source == UNTRAINED:
+        predictor = problem.make_predictor(derive_seed(episode_seed, "predictor"))
+    else:
+        seed = derive_seed(config.seed, "final policy", job.generator.name, job.search_seed, job.train_seed)
+        policy, codec = make_policy(job.generator, lambda codec: task_space(config, shape, codec), seed=seed)
+        space = task_space(config, shape, codec)
+        env = make_env(dataclasses.replace(problem, task_space=space), job.episode)
+        trace = run_episode(
+            env, policy, seed=episode_seed, deterministic=job.generator.argmax, after_decision=after_decision
+        )
+        predictor = env.predictor
+    predictor.recalibrate(problem.calibration)
+    reads: list[str] = []
+    row = _row(assembled, job, predictor, trace, reads.append)
+    if job.export_to is not None:
+        example = problem.calibration[:8].cpu()
+        card = {"data": assembled.splits.name, **{key: row[key] for key in ("generator", "train_seed", "search_seed")}}
+        card |= {"linear_accuracy": row["linear_accuracy"], "scored_on": "test" if job.read_test else "validation"}
+        config_of_encoder = assembled.encoder_config
+        export_encoder(predictor.encoder, config_of_encoder, job.export_to, example=example, card=card)  # type: ignore[arg-type]
+    return FinalResult(row=row, trace=trace, test_reads=tuple(reads))
+
+
+def floors(assembled: Assembled, read_test: bool) -> tuple[dict[str, float] | None, tuple[str, ...]]:
+    """The floor `pixels` (None without labels) and what was read of the test images."""
+    fitting = assembled.splits.fitting
+    reads: list[str] = []
+    scored = _scored(assembled, read_test, reads.append, "floor pixels")
+    if fitting is None or scored.labels is None:
+        return None, tuple(reads)
+    everything = _all(fitting.inputs), fitting.labels, _all(scored.inputs), scored.labels
+    return pixel_accuracy(*everything), tuple(reads)
+
+
+def score(assembled: Assembled, predictor: Predictor, *parts: Validation | Test) -> list[Accuracy | None]:
+    """Accuracy of the predictor's frozen features on each part (None where there are no labels)."""
+    fitting = assembled.splits.fitting
+    labelled = [part for part in parts if part.labels is not None]
+    if fitting is None or not labelled:
+        return [None for _ in parts]
+    pairs = [(_features(predictor, part.inputs), part.labels) for part in labelled]
+    results = iter(measure(_features(predictor, fitting.inputs), fitting.labels, pairs))  # type: ignore[arg-type]
+    return [next(results) if part.labels is not None else None for part in parts]
+
+
+def _row(
+    assembled: Assembled, job: FinalJob, predictor: Predictor, trace: Trace | None, log: Callable[[str], None]
+) -> dict[str, Any]:
+    splits = assembled.splits
+    scored = _scored(assembled, job.read_test, log, f"{job.generator.name}, train seed {job.train_seed}")
+    on_validation, on_scored = score(assembled, predictor, splits.validation, scored)
+    quality = (
+        trace.qualities[-1] if trace else assembled.problem.probe(predictor.encode, assembled.problem.probe_data).value
+    )
+    return {
+        "generator": job.generator.name,
+        "search_seed": job.search_seed,
+        "train_seed": job.train_seed,
+        "split_seed": splits.split_seed,
+        "linear_accuracy": on_scored.linear if on_scored else None,
+        "balanced_accuracy": on_scored.balanced if on_scored else None,
+        "knn_accuracy": on_scored.knn if on_scored else None,
+        "validation_accuracy": on_validation.linear if on_validation else None,
+        "quality": quality,
+        "train_flops": trace.compute.flops if trace else 0,
+        "train_images": trace.compute.images if trace else 0,
+        "wall_seconds": round(trace.wall_seconds, 3) if trace else 0.0,
+    }
+
+
+def _scored(assembled: Assembled, read_test: bool, log: Callable[[str], None], reason: str) -> Validation | Test:
+    return assembled.splits.open_test(log, reason) if read_test else assembled.splits.validation
+
+
+def _all(inputs: Inputs) -> torch.Tensor:
+    return inputs.take(torch.arange(len(inputs)))
+
+
+def _features(predictor: Predictor, inputs: Inputs) -> torch.Tensor:
+    rows = torch.arange(len(inputs)).split(1024)
+    return torch.cat([predictor.encode(inputs.take(part)).cpu() for part in rows])

@@ -1,0 +1,75 @@
+"""Options that several commands share, and how they become a configuration."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from taskrl.config import ExperimentConfig, load_config
+
+Out = Annotated[Path, typer.Option(help="New folder for everything the run writes.")]
+Data = Annotated[
+    str | None, typer.Option(help="Name, folder of images (with a slash), or .npz.", show_default="cluttered-digits")
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="YAML file; see configs/.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any configuration key, e.g. agent.prior_strength=2.0.")]
+AgentName = Annotated[str | None, typer.Option(help="ppo, a2c, maskable-ppo, recurrent-ppo, dqn, sac or tqc.")]
+Episodes = Annotated[int | None, typer.Option(help="Search episodes.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything.")]
+EvalSeeds = Annotated[int | None, typer.Option(help="Final encoders for each generator (paired seeds).")]
+Workers = Annotated[int | None, typer.Option(help="Processes; results do not depend on it.")]
+Final = Annotated[bool, typer.Option("--final", help="Score on the test images; every read is logged.")]
+Objectives = Annotated[str | None, typer.Option(help="Comma-separated; the first is the reference's.")]
+Forbid = Annotated[
+    list[str] | None, typer.Option(help="A view that is wrong for these images, e.g. mirror; repeatable.")
+]
+Limit = Annotated[list[str] | None, typer.Option(help="A bound on a strength, e.g. rotation<=0.2; repeatable.")]
+Encoder = Annotated[str | None, typer.Option(help="small, resnet18 or another torchvision model.")]
+ImageSize = Annotated[int | None, typer.Option(help="Pixels a side.")]
+Groups = Annotated[
+    str | None, typer.Option(help="npz column, or regular expression on file names, of groups to keep whole.")
+]
+NoLabels = Annotated[bool, typer.Option("--no-labels", help="Ignore labels, also for the reward.")]
+LabelsPerClass = Annotated[int | None, typer.Option(help="Labels a class that the reward may read.")]
+Probe = Annotated[str | None, typer.Option(help="auto, ridge (labels) or panel (label-free).")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where known data sets lie.")]
+Download = Annotated[bool, typer.Option("--download", help="Allow downloading a known data set.")]
+TrackingUri = Annotated[str | None, typer.Option(help='MLflow tracking URI; "none" turns MLflow off.')]
+
+KEYS = {
+    "data": "data.source",
+    "agent": "agent.name",
+    "episodes": "agent.episodes",
+    "seed": "seed",
+    "eval_seeds": "final.seeds",
+    "workers": "workers",
+    "final": "final.test",
+    "objectives": "tasks.objectives",
+    "forbid": "tasks.forbid",
+    "limit": "tasks.limit",
+    "encoder": "predictor.encoder",
+    "image_size": "data.image_size",
+    "groups": "data.groups",
+    "labels_per_class": "reward.labels_per_class",
+    "probe": "reward.probe",
+    "device": "predictor.device",
+    "data_root": "data.root",
+    "download": "data.download",
+    "tracking_uri": "tracking.uri",
+}
+
+
+def build_config(options: dict[str, Any]) -> ExperimentConfig:
+    """Defaults, then --config, then --set, then the options that were given."""
+    given: dict[str, Any] = {}
+    for option, key in KEYS.items():
+        value = options.get(option)
+        if value is None or value is False:
+            continue
+        if option == "objectives":
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        given[key] = str(value) if isinstance(value, Path) else value
+    if options.get("no_labels"):
+        given["data.use_labels"] = False
+    return load_config(options.get("config"), options.get("set_"), given)

@@ -1,0 +1,159 @@
+"""SB3TaskPolicy: a trained SB3 policy as a TaskPolicy, with its own random generator, saved without pickles."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from stable_baselines3.common.policies import BasePolicy
+
+import taskrl
+from agents.catalogue import AGENTS, AgentKind, policy_settings
+from agents.prior import exploring_space
+from envs.observation import ObservationBuilder
+from taskrl.config import AgentConfig
+from taskrl.errors import RunFolderError
+from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
+from taskrl.meta import Action, Observation
+from taskrl.seeding import numpy_generator
+from taskrl.tasks.space import TaskSpace
+
+WEIGHTS, CARD = "policy.safetensors", "policy.json"
+FINAL_EXPLORATION = 0.1
+NUM_DRAWS = 256
+
+
+@final
+class SB3TaskPolicy:
+    """Proposes tasks with the networks of an SB3 policy; sampling draws from `seed`'s named generator, never the
+    global one."""
+
+    def __init__(self, policy: BasePolicy, kind: AgentKind, space: TaskSpace, agent: AgentConfig, *, seed: int) -> None:
+        self.policy = policy.to("cpu")
+        self.space = space
+        self.agent = agent
+        self._kind = kind
+        self._rng = numpy_generator(seed, "task policy")
+        self._prior = exploring_space(space, agent.prior_strength)
+        self._prior.seed(int(self._rng.integers(2**31)))
+
+    def propose(
+        self, observation: Observation, state: Any = None, *, deterministic: bool = False
+    ) -> tuple[Action, Any]:
+        """A sampled action, or the most likely one."""
+        self.policy.set_training_mode(False)
+        with torch.no_grad():
+            if self._kind.family == "logits":
+                parts, state = self._part_probabilities(observation, state)
+                rows = [int(p.argmax()) if deterministic else int(self._rng.choice(len(p), p=p)) for p in parts]
+                return np.array(rows, dtype=np.int64), state
+            if self._kind.family == "values":
+                if not deterministic and self._rng.random() < FINAL_EXPLORATION:
+                    return np.array(self._prior.sample(), dtype=np.int64), state
+                return np.array(int(self._values(observation).argmax()), dtype=np.int64), state
+            mean, std = self._gaussian(observation)
+            noise = np.zeros_like(mean) if deterministic else self._rng.standard_normal(len(mean))
+            return np.tanh(mean + std * noise).astype(np.float32), state
+
+    def probabilities(self, observation: Observation) -> Mapping[str, NDArray[np.float64]]:
+        """Part of the canonical action -> probability of each level (Gaussian policies: from 256 fixed draws)."""
+        with torch.no_grad():
+            if self._kind.family == "logits":
+                parts, _ = self._part_probabilities(observation, None)
+                return dict(zip(self.space.part_names(), parts, strict=True))
+            weighted = self._weighted_actions(observation)
+        tables = [np.zeros(len(part.levels)) for part in self.space.parts]
+        for action, weight in weighted:
+            for table, index in zip(tables, self.space.level_indices(self.space.decode(action)), strict=True):
+                table[index] += weight
+        return dict(zip(self.space.part_names(), tables, strict=True))
+
+    def save(self, folder: Path, card: Mapping[str, object]) -> None:
+        """Write a new folder: weights as safetensors, everything else as JSON, a manifest; no pickle."""
+        described = {
+            "taskrl_version": taskrl.__version__,
+            "agent": self.agent.model_dump(),
+            "codec": self.space.codec,
+            "objectives": list(self.space.objectives),
+            "knobs": {knob.name: list(knob.levels) for knob in self.space.knobs},
+            "observation": list(ObservationBuilder(self.space).names),
+            "card": dict(card),
+        }
+        with new_folder(folder) as draft:
+            weights = {name: value.detach().contiguous().clone() for name, value in self.policy.state_dict().items()}
+            save_file(weights, draft / WEIGHTS)
+            (draft / WEIGHTS).chmod(0o644)
+            write_text(draft / CARD, to_json(described))
+            write_manifest(draft)
+
+    def _part_probabilities(self, observation: Observation, state: Any) -> tuple[list[NDArray[np.float64]], Any]:
+        policy: Any = self.policy
+        tensor = torch.as_tensor(observation, dtype=torch.float32)[None]
+        if self._kind.policy == "MlpLstmPolicy":
+            start = torch.zeros(1) if state is not None else torch.ones(1)
+            shape = policy.lstm_hidden_state_shape
+            hidden = state or (torch.zeros(shape), torch.zeros(shape))
+            distribution, state = policy.get_distribution(tensor, hidden, start)
+        else:
+            distribution = policy.get_distribution(tensor)
+        categoricals = getattr(distribution, "distributions", None) or distribution.distribution
+        rows = [categorical.probs[0].double().numpy() for categorical in categoricals]
+        return [row / row.sum() for row in rows], state
+
+    def _values(self, observation: Observation) -> NDArray[np.float64]:
+        values: torch.Tensor = self.policy.q_net(torch.as_tensor(observation, dtype=torch.float32)[None])  # type: ignore[operator]
+        return values[0].double().numpy()
+
+    def _gaussian(self, observation: Observation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        actor: Any = self.policy.actor
+        mean, log_std, _ = actor.get_action_dist_params(torch.as_tensor(observation, dtype=torch.float32)[None])
+        return mean[0].double().numpy(), log_std[0].double().exp().numpy()
+
+    def _weighted_actions(self, observation: Observation) -> list[tuple[Any, float]]:
+        if self._kind.family == "values":
+            weights = FINAL_EXPLORATION * self.space.prior_weights(self.agent.prior_strength)
+            weights[int(self._values(observation).argmax())] += 1 - FINAL_EXPLORATION
+            return [(np.int64(index), float(weight)) for index, weight in enumerate(weights)]
+        mean, std = self._gaussian(observation)
+        draws = numpy_generator(0, "level probabilities").standard_normal((NUM_DRAWS, len(mean)))
+        return [(action, 1 / NUM_DRAWS) for action in np.tanh(mean + std * draws).astype(np.float32)]
+
+
+def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
+    """The policy in `folder` (no code of the folder runs). space_for: codec -> TaskSpace of the data it will meet.
+
+    Raises RunFolderError when the folder is damaged or was learned on other knobs than these data have.
+    """
+    verify(folder, (WEIGHTS, CARD))
+    card = read_json(folder / CARD)
+    try:
+        agent = AgentConfig.model_validate_json(json.dumps(card["agent"]))
+        space: TaskSpace = space_for(card["codec"])
+        known = {"objectives": card["objectives"], "knobs": list(card["knobs"])}
+    except (KeyError, ValueError) as error:
+        raise RunFolderError(f"{str(folder / CARD)!r} is not a task policy of this taskrl ({error}).") from error
+    present = {"objectives": list(space.objectives), "knobs": [knob.name for knob in space.knobs]}
+    if known != present:
+        raise RunFolderError(
+            f"The policy in {str(folder)!r} was learned for {known}, these data have {present}; "
+            "use the same --objectives and images with as many channels."
+        )
+    policy = build_policy(agent, space)
+    policy.load_state_dict(load_file(folder / WEIGHTS))
+    return SB3TaskPolicy(policy, AGENTS[agent.name], space, agent, seed=seed)
+
+
+def build_policy(agent: AgentConfig, space: TaskSpace) -> BasePolicy:
+    """An SB3 policy of the right shape (weights from the global generator), without an algorithm or environment."""
+    kind = AGENTS[agent.name]
+    with torch.random.fork_rng(devices=[]):
+        policy_class: Any = kind.algorithm.policy_aliases[kind.policy]
+        observation_space = ObservationBuilder(space).observation_space
+        policy: BasePolicy = policy_class(
+            observation_space, space.action_space, lambda _: 0.0, **policy_settings(agent, kind)
+        )
+    return policy

@@ -1,0 +1,65 @@
+"""One whole episode under a task policy: how every final encoder is trained."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.task_generation import TaskGenerationEnv
+from taskrl.meta import TaskPolicy
+from taskrl.types import Compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What happened in an episode, decision by decision.
+
+    qualities has one entry more than specs: the untrained encoder's comes first. choices: probabilities at each
+    decision.
+    """
+
+    specs: tuple[str, ...]
+    rewards: tuple[float, ...]
+    qualities: tuple[float, ...]
+    infos: tuple[Mapping[str, Any], ...]
+    choices: tuple[Mapping[str, NDArray[np.float64]], ...]
+    compute: Compute
+    wall_seconds: float
+
+
+def run_episode(
+    env: TaskGenerationEnv,
+    policy: TaskPolicy,
+    *,
+    seed: int,
+    deterministic: bool = False,
+    after_decision: Callable[[int, Mapping[str, Any]], None] = lambda index, info: None,
+) -> Trace:
+    """Train a fresh predictor for one episode; afterwards `env.predictor` is the result."""
+    observation, first = env.reset(seed=seed)
+    state: Any = None
+    specs, rewards, qualities, infos, choices = [], [], [first["quality"]], [], []
+    wall_s = 0.0
+    done = False
+    while not done:
+        choices.append(policy.probabilities(observation))
+        action, state = policy.propose(observation, state, deterministic=deterministic)
+        observation, reward, done, _, info = env.step(action)
+        wall_s += sum(env.timings.values())
+        specs.append(info["spec"])
+        rewards.append(reward)
+        qualities.append(info["quality"])
+        infos.append(info)
+        after_decision(len(specs) - 1, info)
+    trained, measured = env.spent
+    return Trace(
+        specs=tuple(specs),
+        rewards=tuple(rewards),
+        qualities=tuple(qualities),
+        infos=tuple(infos),
+        choices=tuple(choices),
+        compute=trained + measured,
+        wall_seconds=wall_s,
+    )

@@ -1,0 +1,251 @@
+"""SB3MetaOptimizer: trains a task policy with a Stable-Baselines3 algorithm on a lock-step group of environments."""
+
+import json
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.catalogue import AGENTS, AgentKind, policy_settings
+from agents.policy import SB3TaskPolicy
+from agents.prior import centre, exploring_space
+from agents.sb3_logging import make_logger
+from agents.vector import LockstepVecEnv
+from envs.observation import ObservationBuilder
+from envs.pool import Pool
+from taskrl.config import AgentConfig
+from taskrl.errors import RunFolderError
+from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
+from taskrl.meta import MetaProblem, SearchBudget
+from taskrl.seeding import derive_seed
+from taskrl.tracking import Tracker
+from taskrl.types import Compute
+
+REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+LATEST, COUNTERS, STATE = "latest", "counters.json", "agent.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the log gets of one decision of one search episode."""
+
+    episode: int
+    index: int
+    reward: float
+    info: Mapping[str, Any]
+
+
+Observer = Callable[[Decision], None]
+
+
+@final
+class SB3MetaOptimizer:
+    """Learns a TaskPolicy by reinforcement learning.
+
+    Checkpoints are written after every update, when all episodes of a group have ended, so that a run goes on from
+    its last
+    finished episode.
+    """
+
+    def __init__(
+        self,
+        *,
+        agent: AgentConfig,
+        pool: Pool,
+        decisions: int,
+        seed: int,
+        checkpoints: Path | None = None,
+        observer: Observer = lambda decision: None,
+    ) -> None:
+        self.agent = agent
+        self.kind: AgentKind = AGENTS[agent.name]
+        self.spent = Compute()
+        self._pool = pool
+        self._decisions = decisions
+        self._seed = seed
+        self._checkpoints = checkpoints
+        self._observer = observer
+
+    def fit(self, problem: MetaProblem, *, budget: SearchBudget, tracker: Tracker) -> SB3TaskPolicy:
+        """Train for `budget.num_episodes` (rounded up to whole groups), going on from the last checkpoint if there is
+        one."""
+        model = self._make_model(problem)
+        finished = self._load(model)
+        environment = model.get_env()
+        assert isinstance(environment, LockstepVecEnv)
+        environment.num_groups_begun = finished // self.agent.group_size
+        groups = math.ceil(budget.num_episodes / self.agent.group_size)
+        remaining = groups * self._decisions * self.agent.group_size - model.num_timesteps
+        model.set_logger(make_logger(tracker))
+        if remaining > 0:
+            model.learn(remaining, callback=_Watch(self, finished), reset_num_timesteps=False, log_interval=1)
+            self.save(model, groups * self.agent.group_size)
+        return self.policy_of(model, problem)
+
+    def prior(self, problem: MetaProblem) -> SB3TaskPolicy:
+        """The policy before any training."""
+        return self.policy_of(self._make_model(problem), problem)
+
+    def policy_of(self, model: BaseAlgorithm, problem: MetaProblem) -> SB3TaskPolicy:
+        seed = derive_seed(self._seed, "learned")
+        return SB3TaskPolicy(model.policy, self.kind, problem.task_space, self.agent, seed=seed)
+
+    def _make_model(self, problem: MetaProblem) -> BaseAlgorithm:
+        space = problem.task_space
+        environment = LockstepVecEnv(
+            self._pool,
+            group_size=self.agent.group_size,
+            observation_space=ObservationBuilder(space).observation_space,
+            action_space=exploring_space(space, self.agent.prior_strength),
+            action_mask=space.action_mask(),
+            seed=self._seed,
+            group_relative=self.agent.group_relative,
+        )
+        algorithm: Any = self.kind.algorithm
+        model: BaseAlgorithm = algorithm(
+            self.kind.policy,
+            environment,
+            policy_kwargs=policy_settings(self.agent, self.kind),
+            seed=derive_seed(self._seed, "sb3") % 2**31,
+            device="cpu",
+            **self.kind.settings(self.agent, self._decisions),
+        )
+        centre(model.policy, self.kind.family, space, self.agent.prior_strength)
+        return model
+
+    def save(self, model: BaseAlgorithm, finished: int) -> None:
+        """Write checkpoints/agent-N beside the last one, point `latest` at it, then drop the older one."""
+        if self._checkpoints is None:
+            return
+        target = self._checkpoints / f"agent-{finished:06d}"
+        if target.exists():
+            return
+        with new_folder(target) as draft:
+            torch.save(_state_of(model), draft / STATE)
+            counters = {
+                "episodes": finished,
+                "num_timesteps": model.num_timesteps,
+                "flops": self.spent.flops,
+                "images": self.spent.images,
+            }
+            write_text(draft / COUNTERS, to_json(counters))
+            write_manifest(draft)
+        pointer = self._checkpoints / f"{LATEST}.tmp"
+        write_text(pointer, target.name)
+        pointer.replace(self._checkpoints / LATEST)
+        for old in self._checkpoints.glob("agent-??????"):
+            if old != target:
+                _remove(old)
+
+    def _load(self, model: BaseAlgorithm) -> int:
+        """Put the last checkpoint into `model`; the number of finished episodes (0 without a checkpoint)."""
+        if self._checkpoints is None or not (self._checkpoints / LATEST).is_file():
+            return 0
+        name = (self._checkpoints / LATEST).read_text().strip()
+        folder = self._checkpoints / Path(name).name
+        verify(folder, (STATE, COUNTERS))
+        counters = read_json(folder / COUNTERS)
+        try:
+            _restore_state(model, torch.load(folder / STATE, weights_only=True))
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise RunFolderError(
+                f"The checkpoint {str(folder)!r} does not fit this configuration ({str(error).splitlines()[0]}); "
+                "resume with the config.yaml of the run."
+            ) from error
+        model.num_timesteps = int(counters["num_timesteps"])
+        self.spent = Compute(flops=int(counters["flops"]), images=int(counters["images"]))
+        return int(counters["episodes"])
+
+
+class _Watch(BaseCallback):
+    """Hands every decision to the observer, adds up the compute, and saves when a group of episodes has been learned
+    from."""
+
+    def __init__(self, owner: SB3MetaOptimizer, finished: int) -> None:
+        super().__init__()
+        self._owner = owner
+        self._finished = finished
+        self._index = 0
+        self._learned_from = finished
+
+    def _on_rollout_start(self) -> None:
+        # here the update on the last rollout is done and all its episodes have ended
+        if self._finished > self._learned_from:
+            self._owner.save(self.model, self._finished)
+            self._learned_from = self._finished
+
+    def _on_step(self) -> bool:
+        for row, info in enumerate(self.locals["infos"]):
+            decision = Decision(episode=self._finished + row, index=self._index, reward=info["reward"], info=info)
+            self._owner._observer(decision)
+            if self.locals["dones"][row]:
+                compute = info["compute"]
+                flops = compute["train_flops"] + compute["measure_flops"]
+                images = compute["train_images"] + compute["measure_images"]
+                self._owner.spent += Compute(flops=flops, images=images)
+        self._index += 1
+        if all(self.locals["dones"]):
+            self._finished += len(self.locals["dones"])
+            self._index = 0
+        return True
+
+
+def _state_of(model: BaseAlgorithm) -> dict[str, Any]:
+    """Everything that a later, exact resume needs, as plain containers and tensors."""
+    python_state = random.getstate()
+    state: dict[str, Any] = {
+        "parameters": model.get_parameters(),
+        "num_updates": int(getattr(model, "_n_updates", 0)),
+        "exploration_rate": float(getattr(model, "exploration_rate", 0.0)),
+        "rng_torch": torch.get_rng_state(),
+        "rng_numpy": json.dumps(_numpy_state()),
+        "rng_python": [python_state[0], list(python_state[1]), python_state[2]],
+    }
+    if getattr(model, "log_ent_coef", None) is not None:
+        state["log_ent_coef"] = model.log_ent_coef.detach().clone()  # type: ignore[attr-defined]
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        state["replay"] = {name: _as_tensor(getattr(buffer, name)) for name in REPLAY_ARRAYS if hasattr(buffer, name)}
+        state["replay_position"] = [int(buffer.pos), bool(buffer.full)]
+    return state
+
+
+def _restore_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
+    model.set_parameters(state["parameters"], exact_match=True)
+    model._n_updates = state["num_updates"]  # type: ignore[attr-defined]
+    if hasattr(model, "exploration_rate"):
+        model.exploration_rate = state["exploration_rate"]
+    if "log_ent_coef" in state:
+        model.log_ent_coef.data.copy_(state["log_ent_coef"])  # type: ignore[attr-defined]
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        for name, tensor in state["replay"].items():
+            getattr(buffer, name)[...] = tensor.numpy()
+        buffer.pos, buffer.full = state["replay_position"]
+    torch.set_rng_state(state["rng_torch"])
+    name, keys, position, has_gauss, cached = json.loads(state["rng_numpy"])
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002 (SB3's)
+    version, internal, gauss = state["rng_python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _numpy_state() -> list[Any]:
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (SB3's generator)
+    return [name, np.asarray(keys).tolist(), position, has_gauss, cached]
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()

@@ -1,0 +1,168 @@
+"""Rows -> table, paired differences and a verdict in one sentence."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from taskrl.evaluation.statistics import Interval, bootstrap, paired_difference
+
+REFERENCE = "reference"
+LEARNED = "learned"
+PIXELS = "pixels"
+UNTRAINED = "untrained"
+BROKEN_MARGIN = 2.0
+Row = Mapping[str, Any]
+
+
+def comparison_table(rows: Sequence[Row], pixels: Mapping[str, float] | None) -> list[dict[str, Any]]:
+    """One entry a generator: means with intervals, paired difference to `reference`, compute; floors last."""
+    names = list(dict.fromkeys(row["generator"] for row in rows))
+    names.sort(key=lambda name: (name == UNTRAINED, not name.startswith(LEARNED)))
+    entries = [_entry(rows, name, pixels) for name in names]
+    if pixels is not None:
+        entries.append(
+            {
+                "generator": PIXELS,
+                "num_seeds": 1,
+                "linear": {"mean": pixels["best"], "low": None, "high": None},
+                "knn": None,
+                "quality": None,
+                "difference": None,
+                "train_flops": 0,
+                "search_flops": 0,
+                "wall_seconds": 0.0,
+                "mark": "",
+            }
+        )
+    return entries
+
+
+def difference(rows: Sequence[Row], ours: str, theirs: str) -> Interval | None:
+    """Paired difference over the seeds that both have: linear accuracy, or probe quality where there are no labels."""
+    key = measured_by(rows)
+    first = {row["train_seed"]: row[key] for row in rows if row["generator"] == ours}
+    second = {row["train_seed"]: row[key] for row in rows if row["generator"] == theirs}
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds or ours == theirs:
+        return None
+    return paired_difference([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+
+
+def measured_by(rows: Sequence[Row]) -> str:
+    """The column that decides: linear accuracy where labels exist."""
+    has_labels = all(row["linear_accuracy"] is not None for row in rows)
+    return "linear_accuracy" if has_labels else "quality"
+
+
+def verdict(rows: Sequence[Row], split: str) -> str:
+    """What the learning bought, said no louder than the interval allows."""
+    key = measured_by(rows)
+    what = (
+        f"points of linear accuracy on {split} images" if key == "linear_accuracy" else "of probe quality (no labels)"
+    )
+    if not any(row["generator"] == LEARNED for row in rows):
+        return "No learned policy in this run."
+    gap = difference(rows, LEARNED, REFERENCE)
+    if gap is None:
+        return "The learned policy was not compared with the reference recipe."
+    digits = 1 if key == "linear_accuracy" else 3
+    text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {what}"
+    if gap.low > 0:
+        sentence = f"The learned policy beats the reference recipe at equal training compute: {text}"
+    elif gap.high < 0:
+        sentence = f"The learned policy is worse than the reference recipe at equal training compute: {text}"
+    else:
+        sentence = f"No clear difference between the learned policy and the reference recipe: {text}"
+    hand = next((row["generator"] for row in rows if row["generator"].startswith("fixed:")), None)
+    turned = difference(rows, LEARNED, hand) if hand else None
+    if hand and turned:
+        relation = "above" if turned.low > 0 else "below" if turned.high < 0 else "level with"
+        sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
+    return sentence + ". The search is not in this comparison; its compute is in the table."
+
+
+def warnings_of(rows: Sequence[Row]) -> list[str]:
+    """Set-ups that the protocol calls broken."""
+    gap = difference(rows, REFERENCE, UNTRAINED)
+    if measured_by(rows) == "linear_accuracy" and gap is not None and gap.mean < BROKEN_MARGIN:
+        return [
+            f"The reference recipe is only {gap.mean:+.1f} points above an untrained encoder: this set-up is too short "
+            "or too small to judge anything; raise final.steps_per_decision or the encoder's width."
+        ]
+    return []
+
+
+def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
+    """The table for a terminal."""
+    table = Table(title=f"Final encoders, scored on {split} images (mean [95 % interval])")
+    for title in (
+        "generator",
+        "seeds",
+        "linear %",
+        "kNN %",
+        "probe quality",
+        "minus reference",
+        "training",
+        "search",
+        "s",
+    ):
+        table.add_column(title, justify="left" if title == "generator" else "right")
+    labelled = any(entry["linear"] for entry in entries)
+    for entry in entries:
+        gap = entry["difference"]
+        digits = 1 if labelled else 3
+        table.add_row(
+            f"{entry['generator']} {entry['mark']}".strip(),
+            str(entry["num_seeds"]),
+            _cell(entry["linear"], 1),
+            _cell(entry["knn"], 1),
+            _cell(entry["quality"], 3),
+            "" if gap is None else f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}]",
+            _flops(entry["train_flops"]),
+            _flops(entry["search_flops"]),
+            f"{entry['wall_seconds']:.0f}" if entry["wall_seconds"] else "",
+        )
+    return table
+
+
+def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -> dict[str, Any]:
+    mine = [row for row in rows if row["generator"] == name]
+    linear = _interval([row["linear_accuracy"] for row in mine])
+    below = pixels is not None and linear is not None and linear["mean"] < pixels["best"] and name != UNTRAINED
+    gap = difference(rows, name, REFERENCE)
+    return {
+        "generator": name,
+        "num_seeds": len(mine),
+        "linear": linear,
+        "knn": _interval([row["knn_accuracy"] for row in mine]),
+        "quality": _interval([row["quality"] for row in mine]),
+        "difference": None if gap is None or name == UNTRAINED else vars(gap).copy(),
+        "train_flops": _mean([row["train_flops"] for row in mine]),
+        "search_flops": _mean([row["search_flops"] for row in mine]),
+        "wall_seconds": round(_mean([row["wall_seconds"] for row in mine]), 2),
+        "mark": "(below pixels)" if below else "",
+    }
+
+
+def _interval(values: Sequence[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    return vars(bootstrap(known)).copy() if known and len(known) == len(values) else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _cell(interval: Mapping[str, Any] | None, digits: int) -> str:
+    if interval is None:
+        return ""
+    if interval["low"] is None:
+        return f"{interval['mean']:.{digits}f}"
+    return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+
+
+def _flops(value: float) -> str:
+    if not value:
+        return ""
+    return f"{value / 1e12:.2f} TF" if value >= 1e11 else f"{value / 1e9:.1f} GF"

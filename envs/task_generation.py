@@ -1,0 +1,134 @@
+"""TaskGenerationEnv: choosing pretext tasks for an encoder as a Gymnasium environment."""
+
+import time
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.episode import EpisodeLength, EpisodeState
+from envs.observation import ObservationBuilder, collapse_signals
+from taskrl.meta import MetaProblem
+from taskrl.predictor.predictor import Predictor
+from taskrl.seeding import derive_seed, torch_generator
+from taskrl.types import Compute, Outcome, Quality
+
+
+class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
+    """One episode is one pretraining run of a fresh predictor.
+
+    Description: at every step the agent proposes a pretext task; a predictor trains on it for a fixed budget of FLOPs.
+    Action space: `problem.task_space.action_space` (MultiDiscrete by default: weights of objectives, then strengths).
+    Observation space: Box(0, 1, float32), entries named by `observation_names`; label-free.
+    Rewards: gain of a frozen probe's quality over the step (`problem.reward`); an episode's rewards telescope.
+    Episode end: `terminated` after `episode.decisions` steps; never `truncated`.
+    Info: "spec" (JSON), "reward_parts", "quality", "losses", "num_steps", "diverged", "compute" (training, measuring).
+    Arguments: problem, the bundle of parts; episode, its length; observe, the observation builder.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+
+    def __init__(self, *, problem: MetaProblem, episode: EpisodeLength, observe: ObservationBuilder) -> None:
+        self.problem = problem
+        self.episode = episode
+        self.observe = observe
+        self.action_space = problem.task_space.action_space
+        self.observation_space = observe.observation_space
+        self.observation_names = observe.names
+        self.render_mode = None
+        self.timings: dict[str, float] = {}
+        self._state: EpisodeState | None = None
+
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor of the present episode. Raises gymnasium's ResetNeeded before the first reset."""
+        return self._running().predictor
+
+    @property
+    def spent(self) -> tuple[Compute, Compute]:
+        """Compute of the present episode so far: training, measuring."""
+        state = self._running()
+        return state.trained, state.measured
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which choices the user's knowledge leaves open (for MaskablePPO)."""
+        return self.problem.task_space.action_mask()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """A fresh predictor. `seed` decides its initial weights, the order of the data and the draws of the views."""
+        super().reset(seed=seed)
+        episode_seed = int(seed) if seed is not None else int(self.np_random.integers(2**62))
+        predictor = self.problem.make_predictor(derive_seed(episode_seed, "predictor"))
+        self._state = EpisodeState(
+            predictor=predictor,
+            batches=self.problem.stream.batches(torch_generator(episode_seed, "order")),
+            rng=torch_generator(episode_seed, "views", device=predictor.device),
+            flops_per_decision=self.episode.steps_per_decision * self.problem.reference_step_flops,
+            num_decisions=self.episode.decisions,
+            quality=Quality(value=0.0),
+        )
+        quality, features = self._measure(self._state)
+        self._state.quality = quality
+        return self._observation(features), {"quality": quality.value, "quality_parts": dict(quality.parts)}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Train on the task that `action` chose. Raises ValueError, before any change, when it is not in the space."""
+        state = self._running()
+        if state.done:
+            raise gymnasium.error.ResetNeeded("the episode is over; call reset() before step()")
+        started = time.perf_counter()
+        spec = self.problem.task_space.decode(action)
+        task = self.problem.build_task(spec)
+        report = self.problem.inner_loop.adapt(state.predictor, task, state.batches, state.rng, state.next_budget())
+        trained = time.perf_counter()
+        before = state.quality
+        state.specs.append(spec)
+        state.report = report
+        state.trained += report.compute
+        state.quality, features = self._measure(state)
+        reward = self.problem.reward(Outcome(before=before, after=state.quality, report=report))
+        observation = self._observation(features)
+        self.timings = {"train_s": trained - started, "measure_s": time.perf_counter() - trained}
+        info = {
+            "spec": spec.to_json(),
+            "reward_parts": dict(reward.parts),
+            "quality": state.quality.value,
+            "quality_parts": dict(state.quality.parts),
+            "losses": dict(report.losses),
+            "num_steps": dict(report.num_steps),
+            "diverged": bool(report.diverged),
+            "compute": {
+                "train_flops": state.trained.flops,
+                "train_images": state.trained.images,
+                "measure_flops": state.measured.flops,
+                "measure_images": state.measured.images,
+            },
+        }
+        return observation, float(reward.total), state.done, False, info
+
+    def _running(self) -> EpisodeState:
+        if self._state is None:
+            raise gymnasium.error.ResetNeeded("call reset() before using the environment")
+        return self._state
+
+    def _measure(self, state: EpisodeState) -> tuple[Quality, Tensor]:
+        """Quality and the features of the calibration images, on statistics that the agent cannot choose; all
+        charged."""
+        predictor, calibration = state.predictor, self.problem.calibration
+        predictor.recalibrate(calibration)
+        quality = self.problem.probe(predictor.encode, self.problem.probe_data)
+        features = predictor.encode(calibration)
+        num_encoded = quality.num_encoded + 2 * len(calibration)
+        flops = num_encoded * self.problem.meter.encode(predictor) + quality.solve_flops
+        state.measured += Compute(flops=flops, images=num_encoded)
+        return quality, features
+
+    def _observation(self, features: Tensor) -> NDArray[np.float32]:
+        state = self._running()
+        return self.observe.build(
+            progress=state.progress, signals=collapse_signals(features), specs=state.specs, report=state.report
+        )

@@ -1,0 +1,230 @@
+"""The configuration of a run: strict, frozen, written into the run folder as it was resolved."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from taskrl.errors import ConfigError
+
+MAX_CONFIG_BYTES = 200_000
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys and loose types are errors; no infinities."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """source: a name or a path. image_size: pixels a side. groups: npz column or regular expression on file names."""
+
+    source: str = "cluttered-digits"
+    root: str | None = None
+    image_size: int = Field(default=32, ge=8, le=1024)
+    download: bool = False
+    groups: str | None = None
+    use_labels: bool = True
+    split_seed: int = Field(default=0, ge=0)
+    memory_limit_mb: int = Field(default=2048, ge=1)
+
+
+class TaskConfig(Section):
+    """objectives: the first is the reference's. forbid, limit: what the user knows (knob names; "rotation<=0.2")."""
+
+    objectives: list[str] = Field(default=["contrastive", "rotation", "masked", "jigsaw"], min_length=1)
+    forbid: list[str] = []
+    limit: list[str] = []
+
+
+class PredictorConfig(Section):
+    """The model that solves pretext tasks. width: of the small encoder. precision auto: bf16 where the CPU or GPU has
+    it."""
+
+    encoder: str = "small"
+    width: int = Field(default=32, ge=4, le=512)
+    batch_size: int = Field(default=128, ge=8, le=8192)
+    learning_rate: float = Field(default=3e-3, gt=0, le=1)
+    weight_decay: float = Field(default=0.05, ge=0, le=1)
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class RewardConfig(Section):
+    """probe auto: ridge where labels exist, the label-free panel elsewhere. labels_per_class caps the labels that it
+    reads."""
+
+    probe: Literal["auto", "ridge", "panel"] = "auto"
+    labels_per_class: int = Field(default=30, ge=2)
+    num_folds: int = Field(default=5, ge=2, le=20)
+    panel_images: int = Field(default=256, ge=16)
+    scale: float = Field(default=1.0, gt=0)
+
+
+class EpisodeConfig(Section):
+    """decisions of `steps_per_decision` steps of the reference recipe each (counted in FLOPs)."""
+
+    decisions: int = Field(default=6, ge=2, le=1000)
+    steps_per_decision: int = Field(default=20, ge=1)
+
+
+class AgentConfig(Section):
+    """The learner. group_size: episodes that run in lock-step from the same initial encoder and data order."""
+
+    name: str = "ppo"
+    episodes: int = Field(default=64, ge=1)
+    group_size: int = Field(default=8, ge=1, le=256)
+    prior_strength: float = Field(default=1.0, ge=0, le=10)
+    group_relative: bool = True
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    hidden: list[int] = []
+
+
+class FinalConfig(Section):
+    """Final encoders: paired seeds for every generator; test reads the test images instead of the validation images."""
+
+    seeds: int = Field(default=5, ge=0, le=1000)
+    decisions: int = Field(default=6, ge=2, le=1000)
+    steps_per_decision: int = Field(default=60, ge=1)
+    generators: list[str] = ["reference", "random", "prior"]
+    test: bool = False
+
+
+class TrackingConfig(Section):
+    """uri: MLflow tracking URI; empty is a sqlite file in the run folder, "none" turns MLflow off."""
+
+    uri: str = ""
+    experiment: str = "taskrl"
+
+
+class ExperimentConfig(Section):
+    """Everything that decides a run, in one record."""
+
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    workers: int = Field(default=2, ge=1, le=256)
+    worker_deadline_s: float = Field(default=1800.0, gt=0)
+    data: DataConfig = DataConfig()
+    tasks: TaskConfig = TaskConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    reward: RewardConfig = RewardConfig()
+    episode: EpisodeConfig = EpisodeConfig()
+    agent: AgentConfig = AgentConfig()
+    final: FinalConfig = FinalConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+def load_config(
+    path: Path | None = None, overrides: list[str] | None = None, given: dict[str, Any] | None = None
+) -> ExperimentConfig:
+    """The defaults, changed by a YAML file, then by "a.b=c" texts, then by `given` ({"a.b": c}).
+
+    Raises ConfigError naming every bad key.
+    """
+    values = _read_yaml(path) if path else {}
+    for text in overrides or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"Override {text!r} is not KEY=VALUE; write e.g. agent.episodes=32.")
+        _put(values, key.strip().split("."), _parse(text, value))
+    for key, value in (given or {}).items():
+        _put(values, key.split("."), value)
+    return validate(values)
+
+
+def validate(values: dict[str, Any]) -> ExperimentConfig:
+    """A configuration from nested dictionaries. Raises ConfigError: one sentence a bad key, the nearest known key
+    named."""
+    try:
+        return ExperimentConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(" ".join(_explain(dict(item)) for item in error.errors()[:20])) from None
+
+
+def dump_config(config: ExperimentConfig) -> str:
+    """YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys and aliases (alias bombs)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.YAMLError(f"the key {key!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"Config file {path} cannot be read ({error.strerror}); check the path.") from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"Config file {path} has {len(data)} bytes; a config has at most {MAX_CONFIG_BYTES}.")
+    try:
+        values = yaml.load(data.decode(), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"Config file {path} is not plain YAML ({reason}); write keys and values only.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"Config file {path} holds a {type(values).__name__}; expected keys such as 'agent:'.")
+    return values
+
+
+def _parse(text: str, value: str) -> Any:
+    try:
+        return yaml.load(value, Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, RecursionError):
+        raise ConfigError(
+            f"Override {text!r} has a value that is not plain YAML; quote it or use a number or list."
+        ) from None
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"Override {'.'.join(path)} goes into {key!r}, which is a value and has no keys.")
+        values = inner
+    values[path[-1]] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    where = [str(part) for part in error["loc"]]
+    key = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        known = list(flatten(ExperimentConfig().model_dump()))
+        section = ".".join(where[:-1])
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+            k for k in known if k.endswith(f".{where[-1]}")
+        ]
+        hint = f" did you mean {near[0]!r}?" if near else f" known keys: {', '.join(sorted(_keys_of(section)))}."
+        return f"Unknown config key {key!r};{hint}"
+    given = repr(error.get("input"))[:60]
+    message = str(error["msg"])
+    return f"Config key {key!r} has the value {given}: {message[:1].lower()}{message[1:]}."
+
+
+def _keys_of(section: str) -> list[str]:
+    known = flatten(ExperimentConfig().model_dump())
+    start = f"{section}." if section else ""
+    return sorted({key[len(start) :].split(".")[0] for key in known if key.startswith(start)})

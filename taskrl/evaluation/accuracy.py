@@ -1,0 +1,122 @@
+"""Accuracy of a finished encoder's frozen features, and the floors that every table carries (docs/protocol.md)."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional as F
+
+LOGISTIC_STRENGTHS = (0.01, 0.1, 1.0)
+MAX_ITERATIONS = 3000
+NUM_NEIGHBOURS = 20
+KNN_TEMPERATURE = 0.07
+RIDGE_PIXEL_STRENGTHS = (0.01, 0.1, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Percent. balanced: mean recall over the classes of the linear classifier."""
+
+    linear: float
+    balanced: float
+    knn: float
+
+
+def standardised_pair(fit_ND: Tensor, *others_ND: Tensor) -> tuple[NDArray[np.float64], ...]:
+    """All feature matrices shifted and scaled by the mean and sd of the first."""
+    mean, sd = fit_ND.double().mean(0), fit_ND.double().std(0)
+    sd = torch.where(sd > 1e-8, sd, torch.ones_like(sd))
+    return tuple(((part.double() - mean) / sd).cpu().numpy() for part in (fit_ND, *others_ND))
+
+
+def linear_classifier(features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> LogisticRegression:
+    """L2 logistic regression to convergence; its strength by 5-fold cross-validation inside the given data."""
+    num_folds = min(5, int(np.bincount(labels_N)[np.unique(labels_N)].min()))
+    best = LOGISTIC_STRENGTHS[0]
+    if num_folds >= 2:
+        folds = list(StratifiedKFold(num_folds, shuffle=True, random_state=0).split(features_ND, labels_N))
+        scores = [
+            np.mean([_fit(features_ND[a], labels_N[a], strength).score(features_ND[b], labels_N[b]) for a, b in folds])
+            for strength in LOGISTIC_STRENGTHS
+        ]
+        best = LOGISTIC_STRENGTHS[int(np.argmax(scores))]
+    return _fit(features_ND, labels_N, best)
+
+
+def _fit(features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], strength: float) -> LogisticRegression:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=1e-4)
+        return model.fit(features_ND, labels_N)
+
+
+def knn_predictions(fit_ND: Tensor, fit_labels: Tensor, score_ND: Tensor) -> Tensor:
+    """Weighted vote of the 20 nearest by cosine, weights exp(similarity / 0.07) (Wu et al. 2018)."""
+    fit, score = F.normalize(fit_ND.float(), dim=1), F.normalize(score_ND.float(), dim=1)
+    num_classes = int(fit_labels.max()) + 1
+    rows = []
+    for part in score.split(1024):
+        similarity, index = (part @ fit.T).topk(min(NUM_NEIGHBOURS, len(fit)), dim=1)
+        votes = torch.zeros(len(part), num_classes, device=fit.device)
+        votes.scatter_add_(1, fit_labels[index], (similarity / KNN_TEMPERATURE).exp())
+        rows.append(votes.argmax(1))
+    return torch.cat(rows)
+
+
+def measure(fit_ND: Tensor, fit_labels: Tensor, scored: list[tuple[Tensor, Tensor]]) -> list[Accuracy]:
+    """Linear, balanced and kNN accuracy on each of `scored` (features, labels), fitted once on `fit_ND`."""
+    fit, *rest = standardised_pair(fit_ND, *(features for features, _ in scored))
+    # one BLAS thread: workers side by side on all cores would slow each other down many times over
+    with threadpool_limits(limits=1):
+        model = linear_classifier(fit, fit_labels.cpu().numpy())
+    results = []
+    for matrix, (features, labels) in zip(rest, scored, strict=True):
+        truth, predicted = labels.cpu().numpy(), model.predict(matrix)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true", category=UserWarning)
+            balanced = balanced_accuracy_score(truth, predicted)
+        neighbours = knn_predictions(fit_ND, fit_labels, features)
+        results.append(
+            Accuracy(
+                linear=100 * float((truth == predicted).mean()),
+                balanced=100 * float(balanced),
+                knn=100 * float((neighbours == labels).float().mean()),
+            )
+        )
+    return results
+
+
+def pixel_accuracy(fit_NP: Tensor, fit_labels: Tensor, score_NP: Tensor, score_labels: Tensor) -> dict[str, float]:
+    """The floor `pixels`: ridge classifier (strength by cross-fitted R2) and 1-NN (Euclidean) on raw pixels, in
+    percent."""
+    fit, score = fit_NP.flatten(1).float() / 255, score_NP.flatten(1).float() / 255
+    nearest = torch.cat([torch.cdist(part, fit).argmin(1) for part in score.split(512)])
+    one_nn = float((fit_labels[nearest] == score_labels).float().mean())
+    mean = fit.mean(0)
+    x, targets = (fit - mean).double(), F.one_hot(fit_labels).double()
+    gram, cross = x.T @ x, x.T @ (targets - targets.mean(0))
+    spread = gram.diagonal().mean()
+    best = 0.0
+    held = torch.arange(len(x)) % 5 == 0
+    inner = x[~held].T @ x[~held], x[~held].T @ (targets[~held] - targets[~held].mean(0))
+    chosen = RIDGE_PIXEL_STRENGTHS[0]
+    for strength in RIDGE_PIXEL_STRENGTHS:
+        weights = _solve(inner[0], inner[1], strength * spread)
+        accuracy = float(((x[held] @ weights + targets[~held].mean(0)).argmax(1) == fit_labels[held]).float().mean())
+        if accuracy > best:
+            best, chosen = accuracy, strength
+    weights = _solve(gram, cross, chosen * spread)
+    ridge = float((((score - mean).double() @ weights + targets.mean(0)).argmax(1) == score_labels).float().mean())
+    return {"ridge": 100 * ridge, "one_nn": 100 * one_nn, "best": 100 * max(ridge, one_nn)}
+
+
+def _solve(gram: Tensor, cross: Tensor, strength: Tensor) -> Tensor:
+    return torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), cross)

@@ -1,0 +1,139 @@
+"""The run folder: where everything of a run lies, and what is written when."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taskrl.config import ExperimentConfig, dump_config, load_config
+from taskrl.errors import RunFolderError
+from taskrl.folders import read_json
+
+PACKAGES = ("torch", "torchvision", "gymnasium", "stable-baselines3", "sb3-contrib", "numpy", "scikit-learn", "mlflow")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. `create` makes a new one, `open` finds an old one."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    @property
+    def encoder(self) -> Path:
+        return self.path / "encoder"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    @property
+    def test_reads(self) -> Path:
+        return self.path / "test_reads.log"
+
+    @staticmethod
+    def create(path: Path, config: ExperimentConfig) -> "RunFolder":
+        """A new folder with config.yaml. Raises RunFolderError when it exists already or cannot be made."""
+        if os.path.lexists(path):
+            raise RunFolderError(f"The output {str(path)!r} exists already; name another --out or remove it.")
+        folder = RunFolder(path.absolute())
+        try:
+            folder.checkpoints.mkdir(parents=True)
+            folder.artifacts.mkdir()
+            folder.config_file.write_text(dump_config(config), encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(
+                f"The output {str(path)!r} cannot be made ({error.strerror}); name another --out."
+            ) from None
+        return folder
+
+    @staticmethod
+    def open(path: Path) -> "RunFolder":
+        """An existing run. Raises RunFolderError when `path` is none."""
+        folder = RunFolder(path.absolute())
+        if not folder.config_file.is_file():
+            raise RunFolderError(
+                f"{str(path)!r} is not a run folder (it has no config.yaml); name one that taskrl made."
+            )
+        return folder
+
+    def config(self) -> ExperimentConfig:
+        """The configuration as it was resolved."""
+        return load_config(self.config_file)
+
+    def write_config(self, config: ExperimentConfig) -> None:
+        """Replace config.yaml in one step."""
+        write_atomically(self.config_file, dump_config(config))
+
+    def result(self) -> dict[str, Any]:
+        """result.json. Raises RunFolderError when the run has not finished."""
+        if not self.result_file.is_file():
+            raise RunFolderError(
+                f"{str(self.path)!r} has no result.json yet; finish it with: taskrl resume {self.path}"
+            )
+        return read_json(self.result_file)
+
+    def log_test_read(self, sentence: str) -> None:
+        """Append to the record of reads of the test images."""
+        with self.test_reads.open("a", encoding="utf-8") as file:
+            file.write(sentence + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside and rename, so that a reader never sees half a file."""
+    draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """JSON without NaN, written in one step."""
+    write_atomically(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    except OSError:
+        pass
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "device": gpu or device}
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide results."""
+    found = {"python": platform.python_version()}
+    for package in ("taskrl", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

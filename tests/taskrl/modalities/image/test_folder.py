@@ -1,0 +1,468 @@
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from taskrl.data.dataset import InMemory, RawDataset
+from taskrl.errors import DataError
+from taskrl.modalities.image import folder as folder_module
+from taskrl.modalities.image.datasets import load_images
+from taskrl.modalities.image.folder import FolderImages
+from taskrl.types import Inputs
+
+
+def save(image: Image.Image, path: Path, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def noise(seed: int, size: tuple[int, int] = (12, 10), mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def save_many(root: Path, names: list[str], mode: str = "RGB") -> None:
+    for seed, name in enumerate(names):
+        save(noise(seed, mode=mode), root / name)
+
+
+def everything(inputs: Inputs) -> torch.Tensor:
+    return inputs.take(torch.arange(len(inputs)))
+
+
+def only_image(root: Path, image_size: int = 4) -> torch.Tensor:
+    inputs = load_images(str(root), image_size=image_size).train.inputs
+    assert len(inputs) == 1
+    return everything(inputs)[0]
+
+
+class TestDecoding:
+    def test_16_bit_grey_is_scaled_not_clipped(self, tmp_path: Path) -> None:
+        values = np.array([[0, 65535], [32768, 257]], dtype=np.uint16)
+        save(Image.fromarray(values), tmp_path / "deep.png")
+        assert only_image(tmp_path, 2)[0].tolist() == [[0, 255], [128, 1]]
+
+    def test_16_bit_tiff_of_big_endian_is_scaled_too(self, tmp_path: Path) -> None:
+        image = Image.frombytes("I;16B", (2, 2), np.array([[0, 65535], [32896, 514]], dtype=">u2").tobytes())
+        save(image, tmp_path / "deep.tif")
+        assert only_image(tmp_path, 2)[0].tolist() == [[0, 255], [128, 2]]
+
+    def test_floating_point_pixels_are_refused(self, tmp_path: Path) -> None:
+        save(Image.new("F", (4, 4), 0.5), tmp_path / "float.tiff")
+        with pytest.raises(DataError, match="floating-point"):
+            load_images(str(tmp_path))
+
+    @pytest.mark.parametrize(("mode", "colour"), [("RGBA", (255, 0, 0, 0)), ("LA", (0, 0)), ("RGBA", (9, 9, 9, 0))])
+    def test_transparent_becomes_white(self, tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
+        save(Image.new(mode, (6, 6), colour), tmp_path / "clear.png")
+        assert (only_image(tmp_path) == 255).all()
+
+    def test_half_transparent_is_mixed_with_white(self, tmp_path: Path) -> None:
+        save(Image.new("RGBA", (6, 6), (255, 0, 0, 128)), tmp_path / "half.png")
+        red, green, blue = only_image(tmp_path)[:, 0, 0].tolist()
+        assert red == 255
+        assert green == blue == 127
+
+    def test_palette_with_transparency_is_laid_on_white(self, tmp_path: Path) -> None:
+        image = Image.new("P", (6, 6), 1)
+        image.putpalette([0, 0, 0, 200, 0, 0])
+        save(image, tmp_path / "opaque.gif")
+        save(image, tmp_path / "clear.png", transparency=1)
+        images = everything(load_images(str(tmp_path), image_size=4).train.inputs)
+        assert (images[0] == 255).all()
+        assert images[1, :, 0, 0].tolist() == [200, 0, 0]
+
+    def test_cmyk_is_converted(self, tmp_path: Path) -> None:
+        save(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), tmp_path / "print.jpg", quality=95)
+        red, green, blue = only_image(tmp_path)[:, 0, 0].tolist()
+        assert red > 245
+        assert max(green, blue) < 10
+
+    def test_the_first_frame_is_taken(self, tmp_path: Path) -> None:
+        frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+        save(frames[0], tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+        assert only_image(tmp_path)[:, 0, 0].tolist() == [255, 0, 0]
+
+    def test_the_orientation_of_the_camera_is_applied(self, tmp_path: Path) -> None:
+        lying = np.zeros((16, 16), dtype=np.uint8)
+        lying[:, :8] = 255
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turn clockwise by a quarter: the left half comes to the top
+        save(Image.fromarray(lying), tmp_path / "phone.jpg", exif=exif, quality=95)
+        pixels = only_image(tmp_path, 16)[0].float()
+        assert pixels[:6].mean() > 240
+        assert pixels[10:].mean() < 15
+
+    def test_the_shorter_side_is_scaled_and_the_middle_kept(self, tmp_path: Path) -> None:
+        wide = np.zeros((8, 24), dtype=np.uint8)
+        wide[:, 8:16] = 200
+        save(Image.fromarray(wide), tmp_path / "wide.bmp")
+        assert (only_image(tmp_path, 4) == 200).all()
+
+    def test_scaling_down_is_antialiased(self, tmp_path: Path) -> None:
+        checks = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+        save(Image.fromarray(checks), tmp_path / "checks.png")
+        pixels = only_image(tmp_path, 8).float()
+        assert (pixels - 127.5).abs().max() < 20
+
+    def test_a_large_jpeg_looks_like_its_full_decoding(self, tmp_path: Path) -> None:
+        smooth = noise(0, (8, 8)).resize((512, 512), Image.Resampling.BICUBIC)
+        save(smooth, tmp_path / "large.jpg", quality=95)
+        full = np.asarray(smooth.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
+        assert np.abs(only_image(tmp_path, 32).permute(1, 2, 0).numpy() - full).mean() < 2
+
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".webp", ".tif", ".TIFF", ".gif"])
+    def test_every_promised_format_is_read(self, tmp_path: Path, suffix: str) -> None:
+        save(Image.new("RGB", (9, 9), (250, 20, 20)), tmp_path / f"image{suffix}")
+        assert only_image(tmp_path).shape == (3, 4, 4)
+
+    def test_a_format_that_is_not_allowed_is_not_read_under_a_false_name(self, tmp_path: Path) -> None:
+        save(noise(0), tmp_path / "fine.png")
+        noise(1).save(tmp_path / "false.png", format="PPM")
+        with pytest.raises(DataError, match=r"'false\.png' \(it is no PNG"):
+            load_images(str(tmp_path))
+
+    def test_a_decompression_bomb_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        save(Image.new("L", (200, 100)), tmp_path / "bomb.png")
+        monkeypatch.setattr(folder_module, "MAX_PIXELS", 10_000)
+        with pytest.raises(DataError, match=r"bomb\.png.*200 x 100 pixels, more than 10,000"):
+            load_images(str(tmp_path))
+
+
+class TestChannels:
+    @pytest.mark.parametrize("mode", ["L", "1", "LA", "RGB"])
+    def test_a_folder_without_colour_has_one_channel(self, tmp_path: Path, mode: str) -> None:
+        for seed in range(3):
+            save(noise(seed).convert("L").convert(mode), tmp_path / f"{seed}.png")
+        assert load_images(str(tmp_path)).train.inputs.sample_shape == (1, 32, 32)
+
+    def test_grey_among_colour_gets_three_equal_channels(self, tmp_path: Path) -> None:
+        save(noise(0, mode="L"), tmp_path / "a.png")
+        save(noise(1), tmp_path / "b.jpg")
+        save(noise(2, (40, 31), mode="L"), tmp_path / "c.png")
+        images = everything(load_images(str(tmp_path), image_size=8).train.inputs)
+        assert images.shape == (3, 3, 8, 8)
+        assert images.dtype == torch.uint8
+        for grey in (images[0], images[2]):
+            assert torch.equal(grey, grey[:1].expand(3, 8, 8))
+        assert not torch.equal(images[1, 0], images[1, 1])
+
+
+class TestLayout:
+    def test_class_folders_give_labels_in_sorted_order(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["dog/2.png", "cat/1.png", "cat/deep/er/3.png", "emu/0.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.class_names == ("cat", "dog", "emu")
+        assert dataset.train.labels is not None
+        assert dataset.train.labels.tolist() == [0, 0, 1, 2]
+        assert dataset.test is None
+        assert dataset.name == tmp_path.name
+
+    def test_images_come_in_the_order_of_their_paths(self, tmp_path: Path) -> None:
+        for level in (3, 1, 2):
+            save(Image.new("L", (4, 4), level), tmp_path / f"{level}.png")
+        assert everything(load_images(str(tmp_path)).train.inputs)[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+    def test_a_flat_folder_and_a_single_class_have_no_labels(self, tmp_path: Path) -> None:
+        save_many(tmp_path / "flat", ["1.png", "2.png"])
+        save_many(tmp_path / "one", ["only/1.png", "only/2.png"])
+        for name in ("flat", "one"):
+            dataset = load_images(str(tmp_path / name))
+            assert dataset.train.labels is None
+            assert dataset.class_names == dataset.notes == ()
+
+    def test_a_stray_image_takes_the_labels_away_and_is_named(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["a/1.png", "b/1.png", "stray.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.train.labels is None
+        assert any("stray.png" in note for note in dataset.notes)
+
+    def test_train_and_test_are_kept_apart(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["Train/a/1.png", "Train/b/2.png", "Train/b/3.png", "Test/a/4.png", "Test/b/5.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.test is not None
+        assert dataset.train.labels is not None and dataset.test.labels is not None
+        assert dataset.train.labels.tolist() == [0, 1, 1]
+        assert dataset.test.labels.tolist() == [0, 1]
+        assert (len(dataset.train.inputs), len(dataset.test.inputs)) == (3, 2)
+
+    def test_flat_train_and_test_have_no_labels(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png", "train/2.png", "test/1.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.test is not None
+        assert dataset.train.labels is None
+        assert dataset.test.labels is None
+
+    def test_a_flat_test_beside_classes_has_no_labels_and_says_so(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a/1.png", "train/b/2.png", "test/1.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.test is not None
+        assert dataset.train.labels is not None
+        assert dataset.test.labels is None
+        assert any("test/ has no class folders" in note for note in dataset.notes)
+
+    def test_train_alone_is_the_root(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a/1.png", "train/b/2.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.class_names == ("a", "b")
+        assert dataset.test is None
+
+    def test_different_classes_in_train_and_test_are_refused(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a/1.png", "train/b/2.png", "test/a/1.png", "test/zebra/2.png", "test/b/2.png"])
+        with pytest.raises(DataError, match="different classes .*'zebra' in test/"):
+            load_images(str(tmp_path))
+        assert load_images(str(tmp_path), use_labels=False).test is not None
+
+    def test_val_in_place_of_test_is_refused_not_taken_for_a_class(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a/1.png", "train/b/2.png", "val/a/1.png"])
+        with pytest.raises(DataError, match="val/ but no test/"):
+            load_images(str(tmp_path))
+
+    def test_what_lies_beside_train_and_test_is_named(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png", "test/1.png", "val/1.png"])
+        (tmp_path / "docs").mkdir()
+        dataset = load_images(str(tmp_path))
+        assert len(dataset.train.inputs) == 1
+        assert any("val" in note and "docs" not in note for note in dataset.notes)
+
+    def test_hidden_files_and_other_files_are_passed_over(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["a/1.png", "b/2.png"])
+        for name in (".hidden.png", "a/._1.png", "__MACOSX/b/1.png", "labels.csv", "a/Thumbs.db"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("no image")
+        assert len(load_images(str(tmp_path)).train.inputs) == 2
+
+    @pytest.mark.parametrize("names", [[], ["readme.txt"], ["empty/deep/"]])
+    def test_a_folder_without_images_is_refused(self, tmp_path: Path, names: list[str]) -> None:
+        for name in names:
+            path = tmp_path / name
+            path.mkdir(parents=True) if name.endswith("/") else path.write_text("text")
+        with pytest.raises(DataError, match="holds no images"):
+            load_images(str(tmp_path))
+
+    def test_an_empty_test_folder_is_refused(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png"])
+        (tmp_path / "test").mkdir()
+        with pytest.raises(DataError, match="test/ in .* holds no"):
+            load_images(str(tmp_path))
+
+    def test_names_with_spaces_and_accents_are_read(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["ein Hund/für.png", "日本/猫 1.png"])
+        assert load_images(str(tmp_path)).class_names == ("ein Hund", "日本")
+
+
+class TestLinks:
+    def test_a_loop_of_links_ends(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["a/1.png", "b/2.png"])
+        os.symlink(tmp_path, tmp_path / "a" / "loop", target_is_directory=True)
+        os.symlink(tmp_path / "b", tmp_path / "b" / "self", target_is_directory=True)
+        dataset = load_images(str(tmp_path))
+        assert len(dataset.train.inputs) == 2
+        assert dataset.class_names == ("a", "b")
+
+    def test_a_file_is_read_once_under_its_own_name(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["z.png"])
+        os.symlink(tmp_path / "z.png", tmp_path / "a.png")
+        os.symlink(tmp_path / "z.png", tmp_path / "b.png")
+        inputs = load_images(str(tmp_path), memory_limit_bytes=1).train.inputs
+        assert isinstance(inputs, FolderImages)
+        assert inputs.names == ("z.png",)
+
+    def test_a_linked_folder_is_followed(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["store/1.png", "store/2.png", "set/b/3.png"])
+        os.symlink(tmp_path / "store", tmp_path / "set" / "a", target_is_directory=True)
+        assert load_images(str(tmp_path / "set")).class_names == ("a", "b")
+
+    def test_train_and_test_of_links_into_a_store_beside_them_are_whole(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["all/1.png", "all/2.png"])
+        for role, number in (("train", 1), ("test", 2)):
+            (tmp_path / role).mkdir()
+            os.symlink(tmp_path / "all" / f"{number}.png", tmp_path / role / f"{number}.png")
+        dataset = load_images(str(tmp_path))
+        assert dataset.test is not None
+        assert (len(dataset.train.inputs), len(dataset.test.inputs)) == (1, 1)
+
+    def test_a_link_to_nothing_counts_as_unreadable(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["1.png"])
+        os.symlink(tmp_path / "gone.png", tmp_path / "2.png")
+        with pytest.raises(DataError, match=r"'2\.png' \(it is no file"):
+            load_images(str(tmp_path))
+
+
+def truncated_jpeg(path: Path) -> None:
+    save(noise(9, (64, 64)), path)
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+def text_named_jpg(path: Path) -> None:
+    path.write_text("not an image")
+
+
+def empty_file(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def broken_png(path: Path) -> None:
+    save(noise(9, (64, 64)), path.with_suffix(".png"))
+    content = bytearray(path.with_suffix(".png").read_bytes())
+    content[60:90] = bytes(30)
+    path.with_suffix(".png").unlink()
+    path.write_bytes(bytes(content))
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", [truncated_jpeg, text_named_jpg, empty_file, broken_png])
+    @pytest.mark.parametrize("memory_limit_bytes", [1, 2**30])
+    def test_few_unreadable_files_are_skipped_and_named(
+        self, tmp_path: Path, damage: Callable[[Path], None], memory_limit_bytes: int
+    ) -> None:
+        save_many(tmp_path, ["a/1.png", "a/3.png", "b/1.png"])
+        damage(tmp_path / "a" / "2.jpg")
+        dataset = load_images(str(tmp_path), max_bad_share=0.25, memory_limit_bytes=memory_limit_bytes)
+        assert len(dataset.train.inputs) == 3
+        assert dataset.train.labels is not None
+        assert dataset.train.labels.tolist() == [0, 0, 1]
+        assert len(dataset.notes) == 1
+        assert "1 of 4" in dataset.notes[0]
+        assert "'a/2.jpg'" in dataset.notes[0]
+
+    @pytest.mark.parametrize("damage", [truncated_jpeg, text_named_jpg, empty_file, broken_png])
+    def test_many_unreadable_files_are_refused_naming_the_first(
+        self, tmp_path: Path, damage: Callable[[Path], None]
+    ) -> None:
+        save_many(tmp_path, ["a/1.png", "b/1.png"])
+        damage(tmp_path / "b" / "3.jpg")
+        damage(tmp_path / "a" / "2.jpg")
+        with pytest.raises(DataError, match=r"2 of 4 .*'a/2\.jpg' \(.+\); at most 1\.0%") as caught:
+            load_images(str(tmp_path))
+        assert "\n" not in str(caught.value)
+
+    def test_a_folder_of_damage_alone_is_refused_whatever_the_share(self, tmp_path: Path) -> None:
+        text_named_jpg(tmp_path / "1.jpg")
+        with pytest.raises(DataError, match="1 of 1"):
+            load_images(str(tmp_path), max_bad_share=1.0)
+
+    def test_a_test_part_of_damage_alone_is_refused(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png", "train/2.png"])
+        (tmp_path / "test").mkdir()
+        text_named_jpg(tmp_path / "test" / "1.jpg")
+        with pytest.raises(DataError, match="No image in test/"):
+            load_images(str(tmp_path), max_bad_share=0.5)
+
+    def test_a_skipped_training_file_moves_nothing_into_the_test_part(self, tmp_path: Path) -> None:
+        for name, level in (("train/a/1", 10), ("train/b/3", 30), ("test/a/1", 40), ("test/b/2", 50)):
+            save(Image.new("L", (4, 4), level), tmp_path / f"{name}.png")
+        text_named_jpg(tmp_path / "train" / "a" / "2.jpg")
+        dataset = load_images(str(tmp_path), max_bad_share=0.5)
+        assert dataset.test is not None
+        assert everything(dataset.train.inputs)[:, 0, 0, 0].tolist() == [10, 30]
+        assert everything(dataset.test.inputs)[:, 0, 0, 0].tolist() == [40, 50]
+
+
+@pytest.fixture
+def mixed_folder(tmp_path: Path) -> Path:
+    for seed, (name, mode) in enumerate(
+        (("train/a/0.png", "L"), ("train/a/1.jpg", "RGB"), ("train/b/2.webp", "RGB"), ("test/a/3.gif", "P"),
+         ("test/b/4.jpg", "L"), ("train/b/5.png", "RGBA"))
+    ):  # fmt: skip
+        save(noise(seed, (30 + 7 * seed, 41), mode), tmp_path / name)
+    return tmp_path
+
+
+def both(root: Path, **options: object) -> tuple[RawDataset, RawDataset]:
+    return load_images(str(root), **options), load_images(str(root), memory_limit_bytes=100, **options)
+
+
+class TestOnDisk:
+    def test_images_on_disk_equal_images_in_memory(self, mixed_folder: Path) -> None:
+        memory, disk = both(mixed_folder, image_size=16)
+        assert memory.test is not None and disk.test is not None
+        for held, lazy in ((memory.train, disk.train), (memory.test, disk.test)):
+            assert isinstance(held.inputs, InMemory)
+            assert isinstance(lazy.inputs, FolderImages)
+            assert lazy.inputs.sample_shape == held.inputs.sample_shape == (3, 16, 16)
+            assert torch.equal(everything(lazy.inputs), everything(held.inputs))
+            assert held.labels is not None and lazy.labels is not None
+            assert torch.equal(held.labels, lazy.labels)
+
+    def test_take_obeys_order_and_repetition(self, mixed_folder: Path) -> None:
+        memory, disk = both(mixed_folder)
+        for rows in ([3, 0, 0, 2], [-1], []):
+            indices = torch.tensor(rows, dtype=torch.int64)
+            assert torch.equal(disk.train.inputs.take(indices), memory.train.inputs.take(indices))
+
+    def test_the_limit_counts_the_bytes_of_all_images(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png", "train/2.png", "test/1.png"])
+        num_bytes = 3 * 3 * 8 * 8
+        fits = load_images(str(tmp_path), image_size=8, memory_limit_bytes=num_bytes)
+        assert isinstance(fits.train.inputs, InMemory)
+        too_large = load_images(str(tmp_path), image_size=8, memory_limit_bytes=num_bytes - 1)
+        assert isinstance(too_large.train.inputs, FolderImages)
+
+    def test_a_grey_folder_on_disk_keeps_one_channel(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["1.png", "2.png"], mode="L")
+        inputs = load_images(str(tmp_path), memory_limit_bytes=1).train.inputs
+        assert inputs.sample_shape == (1, 32, 32)
+        assert everything(inputs).shape == (2, 1, 32, 32)
+
+    def test_a_store_on_disk_survives_pickling_and_a_change_of_folder(
+        self, mixed_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(mixed_folder.parent)
+        inputs = load_images(f"./{mixed_folder.name}", memory_limit_bytes=1).train.inputs
+        monkeypatch.chdir("/")
+        copy = pickle.loads(pickle.dumps(inputs))
+        assert torch.equal(everything(copy), everything(inputs))
+
+    def test_a_file_that_vanished_is_named(self, mixed_folder: Path) -> None:
+        inputs = load_images(str(mixed_folder), memory_limit_bytes=1).train.inputs
+        (mixed_folder / "train/a/1.jpg").unlink()
+        with pytest.raises(DataError, match=r"'train/a/1\.jpg' .* has changed"):
+            everything(inputs)
+
+
+class TestGroups:
+    def test_the_first_group_of_the_expression_is_the_group(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["x/track-b_1.png", "x/track-a_2.png", "y/track-b_3.png", "y/track-c_1.png"])
+        groups = load_images(str(tmp_path), groups=r"track-(\w)_").train.groups
+        assert groups is not None
+        assert groups[0] != groups[1]
+        assert groups[1] == groups[2]  # sorted: x/track-a, x/track-b, y/track-b, y/track-c
+        assert len(groups.unique()) == 3
+
+    def test_the_expression_sees_file_names_without_folders(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["f7/g1_a.png", "f8/g1_b.png"])
+        groups = load_images(str(tmp_path), groups=r"^.*?(\d+)").train.groups
+        assert groups is not None
+        assert groups.tolist() == [0, 0]
+
+    def test_groups_of_train_and_test_are_numbered_together(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a_1.png", "train/b_1.png", "test/c_1.png"])
+        dataset = load_images(str(tmp_path), groups="(.)_")
+        assert dataset.test is not None
+        assert dataset.train.groups is not None and dataset.test.groups is not None
+        assert len({*dataset.train.groups.tolist(), *dataset.test.groups.tolist()}) == 3
+
+    def test_a_group_on_both_sides_is_refused(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a_1.png", "train/b_1.png", "test/b_2.png"])
+        with pytest.raises(DataError, match="'b', have images in both train and test"):
+            load_images(str(tmp_path), groups="(.)_")
+
+    @pytest.mark.parametrize(
+        ("pattern", "said"),
+        [
+            ("(", "no regular expression"),
+            ("track", "has no"),
+            (r"id-(\d+)", "finds no group id"),
+            ("t(x)?", "finds no"),
+        ],
+    )
+    def test_an_expression_that_does_not_fit_is_refused(self, tmp_path: Path, pattern: str, said: str) -> None:
+        save_many(tmp_path, ["track-1.png"])
+        with pytest.raises(DataError, match=said):
+            load_images(str(tmp_path), groups=pattern)
