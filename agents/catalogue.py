@@ -1,5 +1,6 @@
 """The agents by name: which SB3 algorithm, through which codec, with which settings."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,14 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from taskrl.config import AgentConfig
+from taskrl.errors import ConfigError, unknown_name
 from taskrl.registry import Registry
 from taskrl.tasks.space import Codec
 
 Settings = Callable[[AgentConfig, int], dict[str, Any]]
 CRITIC_LAYERS = (32, 32)
 REPLAY_SIZE = 10_000
+RESERVED = {"policy", "env", "seed", "device", "policy_kwargs", "n_steps", "train_freq", "tensorboard_log"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,16 @@ class AgentKind:
 
 
 AGENTS: Registry[AgentKind] = Registry("agent")
+
+
+def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
+    """Keyword arguments of the algorithm. Raises ConfigError for an option that it does not have."""
+    kind = AGENTS[agent.name]
+    known = set(inspect.signature(kind.algorithm).parameters) - RESERVED
+    for name in agent.options:
+        if name not in known:
+            raise ConfigError(unknown_name(f"option of {agent.name}", name, known))
+    return kind.settings(agent, decisions) | dict(agent.options)
 
 
 def policy_settings(agent: AgentConfig, kind: AgentKind) -> dict[str, Any]:

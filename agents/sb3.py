@@ -13,7 +13,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.catalogue import AGENTS, AgentKind, policy_settings
+from agents.catalogue import AGENTS, AgentKind, algorithm_settings, policy_settings
 from agents.policy import SB3TaskPolicy
 from agents.prior import centre, exploring_space
 from agents.sb3_logging import make_logger
@@ -115,7 +115,7 @@ class SB3MetaOptimizer:
             policy_kwargs=policy_settings(self.agent, self.kind),
             seed=derive_seed(self._seed, "sb3") % 2**31,
             device="cpu",
-            **self.kind.settings(self.agent, self._decisions),
+            **algorithm_settings(self.agent, self._decisions),
         )
         centre(model.policy, self.kind.family, space, self.agent.prior_strength)
         return model
@@ -219,7 +219,7 @@ def _state_of(model: BaseAlgorithm) -> dict[str, Any]:
 
 def _restore_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     model.set_parameters(state["parameters"], exact_match=True)
-    model._n_updates = state["num_updates"]  # type: ignore[attr-defined]
+    model._n_updates = state["num_updates"]
     if hasattr(model, "exploration_rate"):
         model.exploration_rate = state["exploration_rate"]
     if "log_ent_coef" in state:

@@ -139,8 +139,12 @@ def _announce(session: Session) -> None:
 
 def _data_notes(assembled: Assembled) -> list[str]:
     splits = assembled.splits
-    parts = {"pretraining": splits.pretraining, "probe": splits.probe, "validation": splits.validation}
-    sizes = ", ".join(f"{len(part.inputs)} {name}" for name, part in parts.items())
+    inputs = {
+        "pretraining": splits.pretraining.inputs,
+        "probe": splits.probe.inputs,
+        "validation": splits.validation.inputs,
+    }
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in inputs.items())
     labels = "labels" if splits.fitting else "no labels"
     return [f"Data: {splits.name}, {sizes} images of {splits.pretraining.inputs.sample_shape}, {labels}."]
 

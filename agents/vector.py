@@ -81,7 +81,7 @@ class LockstepVecEnv(VecEnv):
 
     def _paid(self, rewards: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._group_relative and self.num_envs > 1:
-            return rewards - rewards.mean()
+            return np.asarray(rewards - rewards.mean(), dtype=np.float32)
         return rewards
 
     def _everywhere(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:

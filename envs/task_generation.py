@@ -1,7 +1,7 @@
 """TaskGenerationEnv: choosing pretext tasks for an encoder as a Gymnasium environment."""
 
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -28,7 +28,10 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
     Arguments: problem, the bundle of parts; episode, its length; observe, the observation builder.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+    metadata = {  # noqa: RUF012 (gymnasium declares it)
+        "render_modes": [],
+        "autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED,
+    }
 
     def __init__(self, *, problem: MetaProblem, episode: EpisodeLength, observe: ObservationBuilder) -> None:
         self.problem = problem

@@ -71,7 +71,10 @@ class EpisodeConfig(Section):
 
 
 class AgentConfig(Section):
-    """The learner. group_size: episodes that run in lock-step from the same initial encoder and data order."""
+    """The learner. group_size: episodes that run in lock-step from the same initial encoder and data order.
+
+    options: further keywords of the SB3 algorithm, e.g. {gae_lambda: 0.9}.
+    """
 
     name: str = "ppo"
     episodes: int = Field(default=64, ge=1)
@@ -80,6 +83,7 @@ class AgentConfig(Section):
     group_relative: bool = True
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     hidden: list[int] = []
+    options: dict[str, bool | int | float | str] = {}
 
 
 class FinalConfig(Section):
@@ -144,7 +148,7 @@ def validate(values: dict[str, Any]) -> ExperimentConfig:
 
 def dump_config(config: ExperimentConfig) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return str(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -155,7 +159,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
     """SafeLoader that refuses duplicate keys and aliases (alias bombs)."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -168,7 +172,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         for index, key in enumerate(keys):
             if key in keys[:index]:
                 raise yaml.YAMLError(f"the key {key!r} stands there twice")
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

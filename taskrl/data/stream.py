@@ -24,8 +24,7 @@ class BatchStream:
         """Raises DataError when there are fewer inputs than one batch."""
         if batch_size > len(inputs):
             raise DataError(
-                f"A batch of {batch_size} does not fit into {len(inputs)} images; "
-                "use a smaller batch or more images."
+                f"A batch of {batch_size} does not fit into {len(inputs)} images; use a smaller batch or more images."
             )
         self.inputs = inputs
         self.batch_size = batch_size

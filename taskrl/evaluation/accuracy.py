@@ -119,4 +119,5 @@ def pixel_accuracy(fit_NP: Tensor, fit_labels: Tensor, score_NP: Tensor, score_l
 
 
 def _solve(gram: Tensor, cross: Tensor, strength: Tensor) -> Tensor:
-    return torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), cross)
+    weights: Tensor = torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), cross)
+    return weights

@@ -88,7 +88,7 @@ class RidgeProbe:
         features = encode(data.inputs)
         targets = F.one_hot(data.labels)
         r2 = ridge_r2(features, targets, data.folds)
-        cost = ridge_flops(*features.shape, targets.shape[1], len(data.folds.unique()))
+        cost = ridge_flops(len(features), features.shape[1], targets.shape[1], len(data.folds.unique()))
         return Quality(value=r2, parts={"ridge_r2": r2}, num_encoded=len(data.inputs), solve_flops=cost)
 
 
@@ -109,6 +109,6 @@ class LabelFreePanel:
             value=sum(parts.values()) / len(parts),
             parts=parts,
             num_encoded=len(data.turned) + len(first) + len(second),
-            solve_flops=ridge_flops(*turned.shape, targets.shape[1], len(data.turned_folds.unique()))
+            solve_flops=ridge_flops(len(turned), turned.shape[1], targets.shape[1], len(data.turned_folds.unique()))
             + 2 * len(first) ** 2 * first.shape[1],
         )

@@ -109,7 +109,7 @@ class Predictor:
         self._map_scale = self._find_map_scale()
         self._seed = seed
         self._head_specs: dict[str, HeadSpec] = {}
-        self._settings = {"lr": learning_rate, "weight_decay": weight_decay}
+        self._learning_rate, self._weight_decay = learning_rate, weight_decay
         self.optimizer = self._new_optimizer()
 
     @property
@@ -135,7 +135,7 @@ class Predictor:
         for name in self.missing_heads(specs):
             with isolated_global_rng(derive_seed(self._seed, "head", name)):
                 head = build_head(specs[name], map_scale=self._map_scale)
-            self.nets.heads[name] = head.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.nets.heads[name] = head.to(self.device).to(memory_format=torch.channels_last)
             self._head_specs[name] = specs[name]
             self.optimizer.add_param_group({"params": list(self.nets.heads[name].parameters())})
 
@@ -181,14 +181,16 @@ class Predictor:
         self.num_steps = snapshot.num_steps
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.nets.encoder.parameters(), **self._settings, fused=True)
+        return torch.optim.AdamW(
+            self.nets.encoder.parameters(), lr=self._learning_rate, weight_decay=self._weight_decay, fused=True
+        )
 
     def _find_map_scale(self) -> int:
         """Input pixels a cell of the feature map (at least 1), found by one pass without side effects."""
         probe = copy.deepcopy(self.nets.encoder).eval()
         with torch.no_grad():
             cells = probe.feature_map(torch.zeros(1, *self.sample_shape, device=self.device)).shape[-1]  # type: ignore[operator]
-        return max(1, math.ceil(self.sample_shape[-1] / cells))
+        return max(1, math.ceil(self.sample_shape[-1] / int(cells)))
 
 
 def _in_batches(inputs: Tensor) -> Iterator[Tensor]:

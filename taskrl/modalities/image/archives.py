@@ -40,16 +40,8 @@ SVHN_MD5 = {
     "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
     "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
 }
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    NotImplementedError,
-)
+READ_ERRORS = (OSError, EOFError, ValueError, KeyError, RuntimeError, MemoryError)
+DAMAGED = (*READ_ERRORS, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -203,7 +195,7 @@ def _load_known(known: _KnownSet, root: Path, download: bool, image_size: int) -
             f"{known.name} was not found: none of {folders} holds {', '.join(known.files)}{archive}; "
             f"give the folder above with --data-root, or pass --download."
         )
-    names = known.class_names or tuple(blobs["fine_label_names.txt"].decode().split())
+    names = known.class_names or tuple(blobs["fine_label_names.txt"].decode(errors="replace").split())
     parts = []
     for images in known.read(blobs):
         counts = {len(images.pixels), len(images.labels)}
@@ -311,7 +303,7 @@ def _read_svhn(blobs: Blobs) -> tuple[_Images, _Images]:
         try:
             content = loadmat(io.BytesIO(blobs[name]), variable_names=["X", "y"])
             pixels, labels = content["X"], content["y"]
-        except (*DAMAGED, TypeError) as error:
+        except Exception as error:
             raise DataError(f"{name} is no MATLAB file with X and y ({error}); get it again.") from error
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3):
             raise DataError(f"X of {name} is {pixels.dtype} {pixels.shape}, not uint8 (32, 32, 3, N); get it again.")
