@@ -23,7 +23,8 @@ RESERVED = {"policy", "env", "seed", "device", "policy_kwargs", "n_steps", "trai
 @dataclass(frozen=True, kw_only=True)
 class AgentKind:
     """family: how the policy is centred and read ("logits", "values" or "gaussian"). settings: from config and
-    decisions."""
+    decisions.
+    """
 
     algorithm: type[BaseAlgorithm]
     codec: Codec
@@ -62,7 +63,7 @@ def _ppo(agent: AgentConfig, decisions: int) -> dict[str, Any]:
         "batch_size": decisions * agent.group_size,
         "n_epochs": 10,
         "gamma": 1.0,
-        "gae_lambda": 0.95,
+        "gae_lambda": 1.0,
         "clip_range": 0.3,
         "ent_coef": 0.0,
     }

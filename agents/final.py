@@ -31,7 +31,8 @@ FIXED = "fixed:"
 @dataclass(frozen=True, kw_only=True)
 class Generator:
     """A row of the table. source: "reference", "random", "fixed:RECIPE", "untrained" or the folder of a saved
-    policy."""
+    policy.
+    """
 
     name: str
     source: str
@@ -85,7 +86,8 @@ def train_final(
     after_decision: Callable[[int, Mapping[str, Any]], None] = lambda index, info: None,
 ) -> FinalResult:
     """Train, score and export one encoder. Seeds are paired: the same train_seed is the same start for every
-    generator."""
+    generator.
+    """
     config, problem = assembled.config, assembled.problem
     shape = assembled.splits.pretraining.inputs.sample_shape
     episode_seed = derive_seed(config.seed, "final", job.train_seed)

@@ -30,7 +30,8 @@ NUM_DRAWS = 256
 @final
 class SB3TaskPolicy:
     """Proposes tasks with the networks of an SB3 policy; sampling draws from `seed`'s named generator, never the
-    global one."""
+    global one.
+    """
 
     def __init__(self, policy: BasePolicy, kind: AgentKind, space: TaskSpace, agent: AgentConfig, *, seed: int) -> None:
         self.policy = policy.to("cpu")
@@ -124,7 +125,8 @@ class SB3TaskPolicy:
 
 
 def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
-    """The policy in `folder` (no code of the folder runs). space_for: codec -> TaskSpace of the data it will meet.
+    """The policy in `folder` (no code of the folder runs). space_for: codec -> TaskSpace of the data it will
+    meet.
 
     Raises RunFolderError when the folder is damaged or was learned on other knobs than these data have.
     """

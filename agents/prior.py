@@ -1,8 +1,7 @@
 """Policies centred on the reference recipe, and action spaces that draw from the prior (docs/protocol.md).
 
-SB3 draws the exploration of DQN and the warm-up of DQN, SAC and TQC from `action_space.sample()`; the spaces here
-draw that
-from the prior instead of uniformly.
+SB3 draws the exploration of DQN and the warm-up of DQN, SAC and TQC from `action_space.sample()`; the spaces here draw
+that from the prior instead of uniformly.
 """
 
 import math
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from envs.observation import ObservationBuilder
 from taskrl.tasks.space import TaskSpace
 
 WEIGHT_SCALE = 0.1
@@ -65,10 +65,21 @@ def exploring_space(space: TaskSpace, strength: float) -> spaces.Space[Any]:
     return space.action_space
 
 
-def centre(policy: BasePolicy, family: str, space: TaskSpace, strength: float) -> None:
-    """Make the policy's first distribution the prior, whatever it observes."""
+def centre(policy: BasePolicy, family: str, space: TaskSpace, *, strength: float, persistence: float) -> None:
+    """Make the policy's first distribution the prior; later in an episode, the last level gets `persistence`
+    more.
+
+    Only linear policies (no hidden layers, no memory) can start with persistence; see docs/adr.
+    """
     if family == "logits":
         _set(policy.action_net, np.concatenate(space.prior_logits(strength)))
+        names = ObservationBuilder(space).names
+        if policy.action_net.in_features == len(names):  # type: ignore[union-attr]
+            first = names.index(f"last/{space.parts[0].name}/0")
+            num_levels = sum(len(part.levels) for part in space.parts)
+            with torch.no_grad():
+                weight: torch.Tensor = policy.action_net.weight  # type: ignore[assignment, union-attr]
+                weight[:, first : first + num_levels] += persistence * torch.eye(num_levels)
     elif family == "values":
         values = np.zeros(int(space.action_space.n), dtype=np.float32)  # type: ignore[attr-defined]
         values[int(space.encode(space.reference))] = REFERENCE_VALUE * strength

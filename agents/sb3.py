@@ -49,9 +49,8 @@ Observer = Callable[[Decision], None]
 class SB3MetaOptimizer:
     """Learns a TaskPolicy by reinforcement learning.
 
-    Checkpoints are written after every update, when all episodes of a group have ended, so that a run goes on from
-    its last
-    finished episode.
+    Checkpoints are written after every update, when all episodes of a group have ended, so that a run goes on from its
+    last finished episode.
     """
 
     def __init__(
@@ -74,8 +73,9 @@ class SB3MetaOptimizer:
         self._observer = observer
 
     def fit(self, problem: MetaProblem, *, budget: SearchBudget, tracker: Tracker) -> SB3TaskPolicy:
-        """Train for `budget.num_episodes` (rounded up to whole groups), going on from the last checkpoint if there is
-        one."""
+        """Train for `budget.num_episodes` (rounded up to whole groups), going on from the last checkpoint if
+        there is one.
+        """
         model = self._make_model(problem)
         finished = self._load(model)
         environment = model.get_env()
@@ -117,7 +117,8 @@ class SB3MetaOptimizer:
             device="cpu",
             **algorithm_settings(self.agent, self._decisions),
         )
-        centre(model.policy, self.kind.family, space, self.agent.prior_strength)
+        strength, persistence = self.agent.prior_strength, self.agent.persistence
+        centre(model.policy, self.kind.family, space, strength=strength, persistence=persistence)
         return model
 
     def save(self, model: BaseAlgorithm, finished: int) -> None:
@@ -165,8 +166,9 @@ class SB3MetaOptimizer:
 
 
 class _Watch(BaseCallback):
-    """Hands every decision to the observer, adds up the compute, and saves when a group of episodes has been learned
-    from."""
+    """Hands every decision to the observer, adds up the compute, and saves when a group of episodes has been
+    learned from.
+    """
 
     def __init__(self, owner: SB3MetaOptimizer, finished: int) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
 """SB3's VecEnv over a pool of workers: environments that run in lock-step, so that they finish together.
 
 The number of environments is a setting of the agent (its group of episodes); the number of workers only says how many
-of them
-run at the same time. Seeds are keyed by the episode's index, so results do not depend on the workers.
+of them run at the same time. Seeds are keyed by the episode's index, so results do not depend on the workers.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +18,11 @@ from taskrl.seeding import derive_seed
 
 
 class LockstepVecEnv(VecEnv):
-    """`group_size` environments on a pool. With `group_relative`, rewards are paid relative to the group's mean at
-    the same decision.
+    """`group_size` environments on a pool. With `group_relative`, rewards are paid relative to the group's mean
+    at the same decision.
 
     Episodes of a group share their seed: initial encoder, order of the data, draws of the views. What differs between
-    them is
-    what was played, so that the group's mean is a control variate; totals still telescope.
+    them is what was played, so that the group's mean is a control variate; totals still telescope.
     """
 
     def __init__(

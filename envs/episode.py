@@ -14,8 +14,9 @@ from taskrl.types import AdaptReport, Budget, Compute, Quality
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLength:
-    """decisions of `steps_per_decision` steps of the reference recipe each; the budget is their FLOPs, whatever is
-    played."""
+    """decisions of `steps_per_decision` steps of the reference recipe each; the budget is their FLOPs, whatever
+    is played.
+    """
 
     decisions: int = 6
     steps_per_decision: int = 20

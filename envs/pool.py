@@ -1,8 +1,7 @@
 """Worker processes that each own environments and run jobs on the same problem.
 
 A pool knows nothing of Stable-Baselines3. Each worker has one torch thread and shares the images of the parent. A
-worker that
-raises, dies or runs past its deadline is named in a WorkerError with its traceback; nothing waits for ever.
+worker that raises, dies or runs past its deadline is named in a WorkerError with its traceback; nothing waits for ever.
 """
 
 import pickle

@@ -120,7 +120,8 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
 
     def _measure(self, state: EpisodeState) -> tuple[Quality, Tensor]:
         """Quality and the features of the calibration images, on statistics that the agent cannot choose; all
-        charged."""
+        charged.
+        """
         predictor, calibration = state.predictor, self.problem.calibration
         predictor.recalibrate(calibration)
         quality = self.problem.probe(predictor.encode, self.problem.probe_data)

@@ -40,8 +40,9 @@ class TaskConfig(Section):
 
 
 class PredictorConfig(Section):
-    """The model that solves pretext tasks. width: of the small encoder. precision auto: bf16 where the CPU or GPU has
-    it."""
+    """The model that solves pretext tasks. width: of the small encoder. precision auto: bf16 where the CPU or
+    GPU has it.
+    """
 
     encoder: str = "small"
     width: int = Field(default=32, ge=4, le=512)
@@ -53,8 +54,9 @@ class PredictorConfig(Section):
 
 
 class RewardConfig(Section):
-    """probe auto: ridge where labels exist, the label-free panel elsewhere. labels_per_class caps the labels that it
-    reads."""
+    """probe auto: ridge where labels exist, the label-free panel elsewhere. labels_per_class caps the labels
+    that it reads.
+    """
 
     probe: Literal["auto", "ridge", "panel"] = "auto"
     labels_per_class: int = Field(default=30, ge=2)
@@ -73,6 +75,7 @@ class EpisodeConfig(Section):
 class AgentConfig(Section):
     """The learner. group_size: episodes that run in lock-step from the same initial encoder and data order.
 
+    persistence: logit that the level of the last decision gets at first, so that exploration is steady over an episode.
     options: further keywords of the SB3 algorithm, e.g. {gae_lambda: 0.9}.
     """
 
@@ -80,6 +83,7 @@ class AgentConfig(Section):
     episodes: int = Field(default=64, ge=1)
     group_size: int = Field(default=8, ge=1, le=256)
     prior_strength: float = Field(default=1.0, ge=0, le=10)
+    persistence: float = Field(default=3.0, ge=0, le=10)
     group_relative: bool = True
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     hidden: list[int] = []
@@ -138,8 +142,9 @@ def load_config(
 
 
 def validate(values: dict[str, Any]) -> ExperimentConfig:
-    """A configuration from nested dictionaries. Raises ConfigError: one sentence a bad key, the nearest known key
-    named."""
+    """A configuration from nested dictionaries. Raises ConfigError: one sentence a bad key, the nearest known
+    key named.
+    """
     try:
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:

@@ -48,8 +48,8 @@ def export_encoder(
     """Write `encoder` to the new `folder`, reload it through the exported modeling.py, and compare the features.
 
     config: from make_encoder. example: images (B, C, H, W), B >= 1, float in [0, 1] or uint8. card: JSON values that
-    say where the encoder comes from (data, generator, seeds, accuracy). `encoder` itself is left as it is.
-    Raises RunFolderError when the folder exists, cannot be written, or does not give the same features to 1e-5.
+    say where the encoder comes from (data, generator, seeds, accuracy). `encoder` itself is left as it is. Raises
+    RunFolderError when the folder exists, cannot be written, or does not give the same features to 1e-5.
     """
     folder = Path(folder)
     if os.path.lexists(folder):

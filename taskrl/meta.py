@@ -26,12 +26,12 @@ Observation = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class MetaProblem:
-    """Everything that a task generator acts on. The parts are shared: RL uses `make_env`, gradient-based optimisers
-    the rest.
+    """Everything that a task generator acts on. The parts are shared: RL uses `make_env`, gradient-based
+    optimisers the rest.
 
-    make_predictor: fresh predictor from a seed. calibration: frozen clean pretraining images for batch-norm
-    statistics and the
-    collapse signals. reference_step_flops: one training step of the reference recipe, the unit of an episode's budget.
+    make_predictor: fresh predictor from a seed. calibration: frozen clean pretraining images for batch-norm statistics
+    and the collapse signals. reference_step_flops: one training step of the reference recipe, the unit of an episode's
+    budget.
     """
 
     task_space: TaskSpace
@@ -55,7 +55,8 @@ class TaskPolicy(Protocol):
         self, observation: Observation, state: Any = None, *, deterministic: bool = False
     ) -> tuple[Action, Any]:
         """An action for `observation` (size of the observation space) and the state to hand back at the next
-        decision."""
+        decision.
+        """
         ...
 
     def probabilities(self, observation: Observation) -> Mapping[str, NDArray[np.float64]]:

@@ -35,7 +35,8 @@ def server_command(run_dir: Path, port: int) -> list[str]:
 
 
 def serve(run_dir: Path, *, port: int = 5000) -> "subprocess.Popen[bytes]":
-    """Mend the folder if it was moved and start MLflow's server; end it with `stop`, or it outlives this process.
+    """Mend the folder if it was moved and start MLflow's server; end it with `stop`, or it outlives this
+    process.
 
     Raises RunFolderError where the folder holds no MLflow data or the port cannot be had.
     """

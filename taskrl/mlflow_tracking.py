@@ -140,12 +140,13 @@ class _Worker:
 
 
 class MlflowTracker:
-    """One MLflow run, written from a background thread. An error there is raised by the next call, or by `close`.
+    """One MLflow run, written from a background thread. An error there is raised by the next call, or by
+    `close`.
 
     uri: any tracking URI that MLflow takes. artifact_root: where a new experiment keeps artifacts (None: the server
     decides). run_dir: the run folder that holds the store, mended first if it was moved. run_id: reopen this run.
-    parent: make this a nested run of it; the other settings are then the parent's.
-    Metrics of a kind other than "decision" get the kind as a prefix, because their steps count something else.
+    parent: make this a nested run of it; the other settings are then the parent's. Metrics of a kind other than
+    "decision" get the kind as a prefix, because their steps count something else.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Named random generators, all spawned from one seed.
 
-Stable-Baselines3 reseeds the global generators of Python, NumPy and torch, so nothing here or in the predictor
-draws from them. A name and a path of integers give a stream that no other name can disturb.
+Stable-Baselines3 reseeds the global generators of Python, NumPy and torch, so nothing here or in the predictor draws
+from them. A name and a path of integers give a stream that no other name can disturb.
 """
 
 import hashlib

@@ -61,7 +61,8 @@ class NullTracker:
 
 
 class JsonlTracker:
-    """Metrics as JSON lines with the keys kind, step, run, time (Unix, s) and metrics; a non-finite value is null.
+    """Metrics as JSON lines with the keys kind, step, run, time (Unix, s) and metrics; a non-finite value is
+    null.
 
     Each line is one write to the end of the file, so a killed process leaves whole lines. A resumed run repeats steps:
     the last line of a (run, kind, step) counts. Parameters and artifacts lie in the run folder already.
@@ -214,7 +215,8 @@ def open_tracker(
     run_id: str | None = None,
     warn: Callable[[str], None] = log_warning,
 ) -> TeeTracker:
-    """RUN/metrics.jsonl and MLflow. Returns at once; MLflow starts in a thread, so `run_id` is None for some seconds.
+    """RUN/metrics.jsonl and MLflow. Returns at once; MLflow starts in a thread, so `run_id` is None for some
+    seconds.
 
     uri: None for RUN/mlflow.db with artifacts in RUN/artifacts, "none" for no MLflow, else a tracking URI. run_id:
     reopen that run. Raises RunFolderError where metrics.jsonl cannot be written; nothing else can fail.

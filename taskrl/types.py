@@ -38,7 +38,8 @@ class Compute:
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
     """A task head. kind: "mlp" on pooled features, "map_decoder" on the feature map (out_dim channels an input
-    pixel)."""
+    pixel).
+    """
 
     kind: str
     in_dim: int
@@ -85,8 +86,8 @@ class AdaptReport:
 class ProbeData:
     """Frozen measuring data, on the predictor's device; inputs are uint8 (B, C, H, W).
 
-    labels: (B,) int64 or None. folds: (B,) int64, cross-fit fold of each input, groups kept whole.
-    pair: two fixed weak views of the inputs, or None. turned, turns: inputs turned by k quarter turns and k, or None.
+    labels: (B,) int64 or None. folds: (B,) int64, cross-fit fold of each input, groups kept whole. pair: two fixed weak
+    views of the inputs, or None. turned, turns: inputs turned by k quarter turns and k, or None.
     """
 
     inputs: Tensor

@@ -131,7 +131,8 @@ def cap_labels(probe: Probe, per_class: int, *, seed: int) -> Probe:
 
 def folds(num_inputs: int, labels: Tensor | None, groups: Tensor | None, num_folds: int, *, seed: int) -> Tensor:
     """Cross-fit fold of each input, (N,) int64: groups whole, else stratified by label. Never more folds than
-    groups."""
+    groups.
+    """
     rng = numpy_generator(seed, "folds")
     if groups is not None and len(groups.unique()) >= 2:
         sizes = [1.0] * min(num_folds, len(groups.unique()))

@@ -30,7 +30,9 @@ class BatchStream:
         self.batch_size = batch_size
 
     def batches(self, rng: torch.Generator) -> Iterator[Tensor]:
-        """Endless batches in an order that `rng` (a CPU generator) alone decides; closing the iterator stops its threads."""
+        """Endless batches in an order that `rng` (a CPU generator) alone decides; closing the iterator stops its
+        threads.
+        """
         if _in_memory(self.inputs):
             return (self.inputs.take(rows) for rows in self._orders(rng))
         return self._read_ahead(rng)

@@ -96,7 +96,8 @@ def measure(fit_ND: Tensor, fit_labels: Tensor, scored: list[tuple[Tensor, Tenso
 
 def pixel_accuracy(fit_NP: Tensor, fit_labels: Tensor, score_NP: Tensor, score_labels: Tensor) -> dict[str, float]:
     """The floor `pixels`: ridge classifier (strength by cross-fitted R2) and 1-NN (Euclidean) on raw pixels, in
-    percent."""
+    percent.
+    """
     fit, score = fit_NP.flatten(1).float() / 255, score_NP.flatten(1).float() / 255
     nearest = torch.cat([torch.cdist(part, fit).argmin(1) for part in score.split(512)])
     one_nn = float((fit_labels[nearest] == score_labels).float().mean())

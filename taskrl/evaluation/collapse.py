@@ -9,13 +9,15 @@ from torch.nn import functional as F
 
 def feature_std(features_ND: Tensor) -> float:
     """Mean sd of the L2-normalised features times sqrt(D): about 1 when spread out, 0 when collapsed (SimSiam,
-    section 4.1)."""
+    section 4.1).
+    """
     return float(F.normalize(features_ND.float(), dim=1).std(0).mean() * math.sqrt(features_ND.shape[1]))
 
 
 def effective_rank(features_ND: Tensor) -> float:
     """exp(entropy of the normalised singular values) of the centred features, over D: in (0, 1] (Roy & Vetterli
-    2007)."""
+    2007).
+    """
     centred = features_ND.double() - features_ND.double().mean(0)
     values = torch.linalg.svdvals(centred)
     if float(values.sum()) <= 1e-12:
@@ -26,8 +28,9 @@ def effective_rank(features_ND: Tensor) -> float:
 
 
 def uniformity(features_ND: Tensor) -> float:
-    """log mean exp(-2 |zi - zj|^2) over pairs of unit features: 0 when collapsed, about -4 when uniform (Wang & Isola
-    2020)."""
+    """log mean exp(-2 |zi - zj|^2) over pairs of unit features: 0 when collapsed, about -4 when uniform (Wang &
+    Isola 2020).
+    """
     unit = F.normalize(features_ND.double(), dim=1)
     distances = torch.pdist(unit).square()
     return float((-2 * distances).exp().mean().log())

@@ -32,7 +32,8 @@ def standardise(features_ND: Tensor) -> Tensor:
 
 
 def ridge_r2(features_ND: Tensor, targets_NK: Tensor, folds_N: Tensor) -> float:
-    """Cross-fitted R2 of ridge regression: 1 - squared error / squared error of the training mean, pooled over folds.
+    """Cross-fitted R2 of ridge regression: 1 - squared error / squared error of the training mean, pooled over
+    folds.
 
     Each fold is predicted by a fit on the others. Of four strengths (times the number of inputs fitted), the best is
     reported. Hoerl & Kennard 1970; cross-fitting as in scikit-learn's cross_val_predict.

@@ -1,5 +1,6 @@
-"""Reward signals: pure functions of what a decision changed. All telescope: an episode's rewards sum to its whole
-gain."""
+"""Reward signals: pure functions of what a decision changed. All telescope: an episode's rewards sum to its
+whole gain.
+"""
 
 from typing import Protocol, final
 

@@ -17,7 +17,8 @@ class FlopMeter:
         self._known: dict[Hashable, int] = {}
 
     def step(self, predictor: Predictor, part: MixturePart, batch: torch.Tensor, *, frozen: bool = False) -> int:
-        """FLOPs of one training step (forward, backward, heads); with `frozen`, of a step that trains the heads alone.
+        """FLOPs of one training step (forward, backward, heads); with `frozen`, of a step that trains the heads
+        alone.
 
         Counted on a copy with a generator of its own, so that nothing of the run changes. The heads must exist.
         """

@@ -7,8 +7,9 @@ from taskrl.types import HeadSpec
 
 
 class MapDecoder(nn.Module):
-    """Feature map (B, D, h, w) to `out_dim` channels at `scale` times its resolution: two convolutions and a pixel
-    shuffle."""
+    """Feature map (B, D, h, w) to `out_dim` channels at `scale` times its resolution: two convolutions and a
+    pixel shuffle.
+    """
 
     def __init__(self, spec: HeadSpec, scale: int) -> None:
         super().__init__()
@@ -22,8 +23,9 @@ class MapDecoder(nn.Module):
 
 
 def build_head(spec: HeadSpec, *, map_scale: int) -> nn.Module:
-    """The module for `spec`, initialised from torch's global generator. map_scale: input pixels a cell of the feature
-    map."""
+    """The module for `spec`, initialised from torch's global generator. map_scale: input pixels a cell of the
+    feature map.
+    """
     if spec.kind == "mlp":
         return nn.Sequential(
             nn.Linear(spec.in_dim, spec.hidden_dim), nn.ReLU(), nn.Linear(spec.hidden_dim, spec.out_dim)

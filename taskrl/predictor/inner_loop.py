@@ -29,8 +29,8 @@ class PlainSteps:
     """Plain gradient steps; each step trains the objective that is furthest behind its share of the FLOPs.
 
     The learning rate follows a cosine over the whole episode after a linear warm-up. A head that is met by a trained
-    encoder is
-    first trained alone for `head_warmup_steps`, all charged. A loss that is not finite puts the predictor back.
+    encoder is first trained alone for `head_warmup_steps`, all charged. A loss that is not finite puts the predictor
+    back.
     """
 
     def __init__(

@@ -30,7 +30,8 @@ class EncoderModule(Protocol):
 @dataclass(frozen=True)
 class LiveNetworks:
     """The predictor's networks; with `params`, the same computation at other weights (names of
-    `Nets.named_parameters`)."""
+    `Nets.named_parameters`).
+    """
 
     nets: "Nets"
     params: Mapping[str, Tensor] | None = None
@@ -99,7 +100,8 @@ class Predictor:
         seed: int = 0,
     ) -> None:
         """sample_shape: (C, H, W) of one input. precision: "fp32" or "bf16" (autocast of training; measuring is
-        fp32)."""
+        fp32).
+        """
         self.device = torch.device(device)
         self.feature_dim = feature_dim
         self.sample_shape = sample_shape

@@ -1,8 +1,7 @@
 """TaskSpace: the only codec between actions and TaskSpecs.
 
-Parts of the canonical MultiDiscrete action: one weight part for each objective (when there are several), then one
-part a
-knob. `docs/glossary.md` has the words, `knobs` of a modality have the levels.
+Parts of the canonical MultiDiscrete action: one weight part for each objective (when there are several), then one part
+a knob. `docs/glossary.md` has the words, `knobs` of a modality have the levels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +28,8 @@ MAX_DISCRETE_ACTIONS = 64
 class Knob:
     """A strength with a few levels, ordered from weak to strong.
 
-    reference: index of the reference recipe's level. logit: its prior logit at strength 1 (all others 0).
-    used_by: objectives that read it; None means all. allowed: levels that the user's limits leave open.
+    reference: index of the reference recipe's level. logit: its prior logit at strength 1 (all others 0). used_by:
+    objectives that read it; None means all. allowed: levels that the user's limits leave open.
     """
 
     name: str
@@ -158,7 +157,8 @@ class TaskSpace:
 
     def prior_logits(self, strength: float) -> tuple[NDArray[np.float32], ...]:
         """Logits of each MultiDiscrete part: `strength` x the knob's logit at the reference level, closed levels
-        shut."""
+        shut.
+        """
         rows = []
         for part in self.parts:
             row = np.where(part.allowed, 0.0, FORBIDDEN_LOGIT).astype(np.float32)

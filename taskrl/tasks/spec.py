@@ -8,8 +8,8 @@ from dataclasses import dataclass
 class TaskSpec:
     """A mixture of objectives and the strengths of views and masks; hashable, comparable, JSON.
 
-    mixture: (objective, share of the decision's compute), shares positive and summing to 1.
-    levels: (knob, strength) for every knob that one of these objectives uses.
+    mixture: (objective, share of the decision's compute), shares positive and summing to 1. levels: (knob, strength)
+    for every knob that one of these objectives uses.
     """
 
     mixture: tuple[tuple[str, float], ...]

@@ -38,8 +38,8 @@ def load_images(
 ) -> RawDataset:
     """Square uint8 images (C, H, H) with C 1 or 3, and their labels and groups where there are any.
 
-    source: a known name, or the path of a folder or .npz file; a path that is spelt like a name needs a slash.
-    root: folder of the known sets (default: data). groups: npz column, or regular expression on a folder's file names.
+    source: a known name, or the path of a folder or .npz file; a path that is spelt like a name needs a slash. root:
+    folder of the known sets (default: data). groups: npz column, or regular expression on a folder's file names.
     memory_limit_bytes: a folder with more pixels is decoded on demand. max_bad_share: of a folder's files that may be
     unreadable. Raises DataError.
     """

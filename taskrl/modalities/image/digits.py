@@ -45,11 +45,12 @@ def plain_digits() -> RawDataset:
 
 
 def cluttered_digits(num_train: int = 6000, num_test: int = 1500, seed: int = 0) -> RawDataset:
-    """*Cluttered digits*: each 28x28 canvas holds one digit, fragments of other digits and noise; classes balanced.
+    """*Cluttered digits*: each 28x28 canvas holds one digit, fragments of other digits and noise; classes
+    balanced.
 
-    The digit has a random place, scale and contrast. Test canvases are made from scanned digits that no training
-    canvas uses, not even as a fragment. One scanned digit gives several canvases: it is their group, so that every
-    split of the training canvases keeps them together and is scored on unseen digits.
+    The digit has a random place, scale and contrast. Test canvases are made from scanned digits that no training canvas
+    uses, not even as a fragment. One scanned digit gives several canvases: it is their group, so that every split of
+    the training canvases keeps them together and is scored on unseen digits.
     """
     if num_train < 1 or num_test < 1:
         raise DataError(f"Cluttered digits need at least 1 canvas in each part, not {num_train} and {num_test}.")

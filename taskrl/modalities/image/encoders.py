@@ -14,7 +14,8 @@ LARGEST_SMALL_STEM = 64
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
-    """min_image_size: pixels a side, the smallest tested. has_small_stem: a resnet, whose stem can be made smaller.
+    """min_image_size: pixels a side, the smallest tested. has_small_stem: a resnet, whose stem can be made
+    smaller.
 
     At 32 pixels a side or less the map of a torchvision model is 1x1, but with the small stem an eighth of the image.
     """

@@ -19,7 +19,8 @@ def random_patches(rng: torch.Generator, num: int, grid: int, ratio: float) -> T
 
 def block(rng: torch.Generator, num: int, grid: int, ratio: float) -> Tensor:
     """Hide one rectangle of about `ratio` of the patches; bool (B, g, g) (after BEiT's block masks, Bao et al.
-    2022)."""
+    2022).
+    """
     uniform = torch.rand((3, num), generator=rng, device=rng.device)
     area = ratio * grid * grid
     aspect = torch.exp(0.5 * (2 * uniform[0] - 1))

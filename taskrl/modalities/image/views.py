@@ -2,9 +2,8 @@
 
 `draw = sample_view(rng, ...)` is a value that can be logged and replayed; `apply_view(images, draw)` has no randomness.
 Crop, aspect, mirror and rotation are one bilinear resample (PyTorch's affine_grid); the colour operations are one
-affine map
-of the channels. Definitions follow SimCLR (Chen et al. 2020, appendix A) where it has the operation.
-Legend: B batch, C channels, H height, W width.
+affine map of the channels. Definitions follow SimCLR (Chen et al. 2020, appendix A) where it has the operation. Legend:
+B batch, C channels, H height, W width.
 """
 
 import math
@@ -49,8 +48,8 @@ class ViewDraw:
     """What was drawn for each image of a batch; None means that nobody gets the operation.
 
     affine_B23: output to input coordinates in [-1, 1]. gain_B, contrast_B, colour_BCC: brightness factor, contrast
-    factor and
-    channel mix. sigma_B: blur in pixels, 0 for none. noise_BCHW: added. cutout_B4: top, bottom, left, right in pixels.
+    factor and channel mix. sigma_B: blur in pixels, 0 for none. noise_BCHW: added. cutout_B4: top, bottom, left, right
+    in pixels.
     """
 
     affine_B23: Tensor | None = None

@@ -1,5 +1,6 @@
 """Jigsaw: tell how the tiles of an image were permuted (after Noroozi & Favaro 2016; 2 x 2 tiles, all 24
-permutations)."""
+permutations).
+"""
 
 import itertools
 from collections.abc import Mapping

@@ -98,8 +98,9 @@ class BlockMasked(PretextTask):
 
 
 def swap_patches(images: Tensor, rng: torch.Generator, grid: int, share: float) -> tuple[Tensor, Tensor]:
-    """Exchange about `share` of the patches of each image in pairs; the images and where they changed, bool (B, g,
-    g)."""
+    """Exchange about `share` of the patches of each image in pairs; the images and where they changed, bool (B,
+    g, g).
+    """
     num, channels, height, width = images.shape
     cell_h, cell_w = height // grid, width // grid
     num_pairs = max(1, round(share * grid * grid / 2))
