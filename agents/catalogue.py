@@ -17,7 +17,12 @@ from taskrl.tasks.space import Codec
 Settings = Callable[[AgentConfig, int], dict[str, Any]]
 CRITIC_LAYERS = (32, 32)
 REPLAY_SIZE = 10_000
-RESERVED = {"policy", "env", "seed", "device", "policy_kwargs", "n_steps", "train_freq", "tensorboard_log"}
+RESERVED = {
+    *("policy", "env", "seed", "device", "policy_kwargs", "n_steps", "train_freq", "tensorboard_log", "verbose"),
+    *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "action_noise"),
+    "_init_setup_model",
+}
+SMALLEST = {"batch_size": 2, "n_epochs": 1, "buffer_size": 1, "stats_window_size": 1, "target_update_interval": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +42,26 @@ AGENTS: Registry[AgentKind] = Registry("agent")
 
 
 def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
-    """Keyword arguments of the algorithm. Raises ConfigError for an option that it does not have."""
+    """Keyword arguments of the algorithm. Raises ConfigError for an option that it does not have or cannot take."""
     kind = AGENTS[agent.name]
-    known = set(inspect.signature(kind.algorithm).parameters) - RESERVED
-    for name in agent.options:
-        if name not in known:
-            raise ConfigError(unknown_name(f"option of {agent.name}", name, known))
+    known = inspect.signature(kind.algorithm).parameters
+    for name, value in agent.options.items():
+        if name not in known or name in RESERVED:
+            raise ConfigError(unknown_name(f"option of {agent.name}", name, set(known) - RESERVED))
+        _check_option(f"agent.options.{name}", name, value, known[name].default)
     return kind.settings(agent, decisions) | dict(agent.options)
+
+
+def _check_option(key: str, name: str, value: bool | int | float | str, default: object) -> None:
+    """SB3 would meet a value of the wrong type or sign in the middle of a run. A text may be a schedule, or "auto"."""
+    numbers = (int, float)
+    if isinstance(default, bool) != isinstance(value, bool) and isinstance(default, bool | int | float):
+        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected one like {default!r}.")
+    if isinstance(default, numbers) and not isinstance(value, int if isinstance(default, int) else numbers):
+        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected one like {default!r}.")
+    least = SMALLEST.get(name, -1 if name == "gradient_steps" or default == -1 else 0)
+    if isinstance(value, numbers) and value < least:
+        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected at least {least}.")
 
 
 def policy_settings(agent: AgentConfig, kind: AgentKind) -> dict[str, Any]:

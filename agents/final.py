@@ -18,20 +18,25 @@ from taskrl.data.splits import Test, Validation
 from taskrl.errors import ConfigError
 from taskrl.evaluation.accuracy import Accuracy, measure, pixel_accuracy
 from taskrl.export import export_encoder
-from taskrl.meta import TaskPolicy
+from taskrl.meta import MetaProblem, TaskPolicy
+from taskrl.modalities.image.objectives.supervised import Supervised
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import derive_seed
 from taskrl.tasks.space import Codec, TaskSpace
-from taskrl.types import Inputs
+from taskrl.tasks.spec import TaskSpec
+from taskrl.tasks.task import Mixture, MixturePart
+from taskrl.types import Compute, Inputs
 
 UNTRAINED = "untrained"
+SUPERVISED = "supervised"
 FIXED = "fixed:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """A row of the table. source: "reference", "random", "fixed:RECIPE", "untrained" or the folder of a saved
-    policy.
+    """A row of the table.
+
+    source: "reference", "random", "fixed:RECIPE", "untrained", "supervised" or the folder of a saved policy.
     """
 
     name: str
@@ -73,11 +78,19 @@ def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, s
     """The generator as a TaskPolicy and the codec of its actions; `seed` names its random stream."""
     if generator.source == "random":
         return RandomPolicy(spaces("multidiscrete"), seed=seed), "multidiscrete"
-    if generator.source == "reference" or generator.source.startswith(FIXED):
+    if generator.source in ("reference", SUPERVISED) or generator.source.startswith(FIXED):
         space = spaces("box")
+        if generator.source == SUPERVISED:
+            return FixedPolicy(space, space.reference), "box"
         return FixedPolicy(space, space.recipe(generator.source.removeprefix(FIXED))), "box"
     policy = load_policy(Path(generator.source), spaces, seed=seed)
     return policy, policy.space.codec
+
+
+def check_generator(assembled: Assembled, generator: Generator) -> None:
+    """Raises ConfigError or RunFolderError, before anything is trained, when `generator` cannot act on these data."""
+    shape = assembled.splits.pretraining.inputs.sample_shape
+    make_policy(generator, lambda codec: task_space(assembled.config, shape, codec), seed=0)
 
 
 def train_final(
@@ -98,7 +111,8 @@ def train_final(
         seed = derive_seed(config.seed, "final policy", job.generator.name, job.search_seed, job.train_seed)
         policy, codec = make_policy(job.generator, lambda codec: task_space(config, shape, codec), seed=seed)
         space = task_space(config, shape, codec)
-        env = make_env(dataclasses.replace(problem, task_space=space), job.episode)
+        build_task = _with_labels(problem) if job.generator.source == SUPERVISED else problem.build_task
+        env = make_env(dataclasses.replace(problem, task_space=space, build_task=build_task), job.episode)
         trace = run_episode(
             env, policy, seed=episode_seed, deterministic=job.generator.argmax, after_decision=after_decision
         )
@@ -113,6 +127,29 @@ def train_final(
         config_of_encoder = assembled.encoder_config
         export_encoder(predictor.encoder, config_of_encoder, job.export_to, example=example, card=card)  # type: ignore[arg-type]
     return FinalResult(row=row, trace=trace, test_reads=tuple(reads))
+
+
+def _with_labels(problem: MetaProblem) -> Callable[[TaskSpec], Mixture]:
+    """The floor `supervised`: half of the compute for the recipe, half for the labels that the reward reads."""
+    data = problem.probe_data
+    assert data.labels is not None
+
+    def build(spec: TaskSpec) -> Mixture:
+        recipe = problem.build_task(spec)
+        task = Supervised(dict(spec.levels), data.inputs, data.labels)  # type: ignore[arg-type]
+        halves = [dataclasses.replace(part, share=part.share / 2) for part in recipe.parts]
+        return Mixture((*halves, MixturePart(name=SUPERVISED, share=0.5, task=task)))
+
+    return build
+
+
+def reference_episode(assembled: Assembled, seed: int) -> tuple[float, Compute]:
+    """Final probe quality of the reference recipe over one episode of the search's length, and what that cost."""
+    config = assembled.config
+    space = task_space(config, assembled.splits.pretraining.inputs.sample_shape, "box")
+    env = make_env(dataclasses.replace(assembled.problem, task_space=space), config.episode)
+    trace = run_episode(env, FixedPolicy(space, space.reference), seed=seed)
+    return trace.qualities[-1], trace.compute
 
 
 def floors(assembled: Assembled, read_test: bool) -> tuple[dict[str, float] | None, tuple[str, ...]]:
@@ -155,7 +192,8 @@ def _row(
         "balanced_accuracy": on_scored.balanced if on_scored else None,
         "knn_accuracy": on_scored.knn if on_scored else None,
         "validation_accuracy": on_validation.linear if on_validation else None,
-        "quality": quality,
+        # the supervised floor was trained on the very labels that the probe scores with
+        "quality": None if job.generator.source == SUPERVISED else quality,
         "train_flops": trace.compute.flops if trace else 0,
         "train_images": trace.compute.images if trace else 0,
         "wall_seconds": round(trace.wall_seconds, 3) if trace else 0.0,

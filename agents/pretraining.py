@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from agents.final import FinalJob, Generator, generator_named, train_final
+from agents.final import FinalJob, Generator, check_generator, generator_named, train_final
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
@@ -21,6 +21,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         raise RunFolderError(f"The output {str(out)!r} exists already; name another --out or remove it.")
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
+    check_generator(assembled, generator)
     run = RunFolder.create(out, assembled.config)
     config = assembled.config
     tracker = open_tracker(

@@ -84,15 +84,16 @@ def centre(policy: BasePolicy, family: str, space: TaskSpace, *, strength: float
         values = np.zeros(int(space.action_space.n), dtype=np.float32)  # type: ignore[attr-defined]
         values[int(space.encode(space.reference))] = REFERENCE_VALUE * strength
         for net in (policy.q_net, policy.q_net_target):
-            _set(net.q_net[-1], values)  # type: ignore[index, union-attr]
+            # weights in the unit of the values, or their noise would bury the reference's lead
+            _set(net.q_net[-1], values, scale=WEIGHT_SCALE * REFERENCE_VALUE)  # type: ignore[index, union-attr]
     else:
         mean = prior_mean(space)
         _set(policy.actor.mu, mean)  # type: ignore[union-attr]
         _set(policy.actor.log_std, np.full_like(mean, prior_log_std(strength)))  # type: ignore[union-attr]
 
 
-def _set(layer: Any, bias: NDArray[np.float32]) -> None:
+def _set(layer: Any, bias: NDArray[np.float32], *, scale: float = WEIGHT_SCALE) -> None:
     assert isinstance(layer, nn.Linear)
     with torch.no_grad():
-        layer.weight.mul_(WEIGHT_SCALE)
+        layer.weight.mul_(scale)
         layer.bias.copy_(torch.as_tensor(bias))

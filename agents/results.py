@@ -73,7 +73,7 @@ def finish(
         "rows": rows,
         "table": comparison_table(rows, pixels) if rows else [],
         "floors": {"pixels": pixels},
-        "search": None if search is None else {**search, **_search_curve(run, rows)},
+        "search": None if search is None else {**search, "episodes": _search_curve(run)},
         "choices": _choices(assembled, shown),
         "curves": _curves(finals),
         "schedule": _schedule(shown),
@@ -103,7 +103,7 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
         reporter.say(f"MLflow: taskrl mlflow {run.path}")
 
 
-def _search_curve(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _search_curve(run: RunFolder) -> list[dict[str, Any]]:
     """Final quality and return of every search episode, from metrics.jsonl (the last line of an episode counts)."""
     episodes: dict[int, dict[str, Any]] = {}
     with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:
@@ -111,11 +111,7 @@ def _search_curve(run: RunFolder, rows: Sequence[Mapping[str, Any]]) -> dict[str
             entry = json.loads(line)
             if entry["kind"] == "episode":
                 episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
-    qualities = [row["quality"] for row in rows if row["generator"] == "reference"]
-    return {
-        "episodes": [episodes[index] for index in sorted(episodes)],
-        "reference_quality": None if not qualities else float(np.mean(qualities)),
-    }
+    return [episodes[index] for index in sorted(episodes)]
 
 
 def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ class SB3MetaOptimizer:
         counters = read_json(folder / COUNTERS)
         try:
             _restore_state(model, torch.load(folder / STATE, weights_only=True))
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
             raise RunFolderError(
                 f"The checkpoint {str(folder)!r} does not fit this configuration ({str(error).splitlines()[0]}); "
                 "resume with the config.yaml of the run."
@@ -209,6 +210,8 @@ def _state_of(model: BaseAlgorithm) -> dict[str, Any]:
         "rng_torch": torch.get_rng_state(),
         "rng_numpy": json.dumps(_numpy_state()),
         "rng_python": [python_state[0], list(python_state[1]), python_state[2]],
+        "rng_actions": json.dumps(model.action_space.np_random.bit_generator.state),
+        "num_calls": int(getattr(model, "_n_calls", 0)),
     }
     if getattr(model, "log_ent_coef", None) is not None:
         state["log_ent_coef"] = model.log_ent_coef.detach().clone()  # type: ignore[attr-defined]
@@ -222,6 +225,9 @@ def _state_of(model: BaseAlgorithm) -> dict[str, Any]:
 def _restore_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
     model.set_parameters(state["parameters"], exact_match=True)
     model._n_updates = state["num_updates"]
+    model.action_space.np_random.bit_generator.state = json.loads(state["rng_actions"])
+    if hasattr(model, "_n_calls"):  # DQN counts them for its target network
+        model._n_calls = state["num_calls"]
     if hasattr(model, "exploration_rate"):
         model.exploration_rate = state["exploration_rate"]
     if "log_ent_coef" in state:

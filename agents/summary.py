@@ -11,6 +11,8 @@ REFERENCE = "reference"
 LEARNED = "learned"
 PIXELS = "pixels"
 UNTRAINED = "untrained"
+SUPERVISED = "supervised"
+FLOORS = (SUPERVISED, UNTRAINED)
 BROKEN_MARGIN = 2.0
 Row = Mapping[str, Any]
 
@@ -18,7 +20,7 @@ Row = Mapping[str, Any]
 def comparison_table(rows: Sequence[Row], pixels: Mapping[str, float] | None) -> list[dict[str, Any]]:
     """One entry a generator: means with intervals, paired difference to `reference`, compute; floors last."""
     names = list(dict.fromkeys(row["generator"] for row in rows))
-    names.sort(key=lambda name: (name == UNTRAINED, not name.startswith(LEARNED)))
+    names.sort(key=lambda name: (name in FLOORS, not name.startswith(LEARNED)))
     entries = [_entry(rows, name, pixels) for name in names]
     if pixels is not None:
         entries.append(
@@ -129,7 +131,7 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
 def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -> dict[str, Any]:
     mine = [row for row in rows if row["generator"] == name]
     linear = _interval([row["linear_accuracy"] for row in mine])
-    below = pixels is not None and linear is not None and linear["mean"] < pixels["best"] and name != UNTRAINED
+    below = pixels is not None and linear is not None and linear["mean"] < pixels["best"] and name not in FLOORS
     gap = difference(rows, name, REFERENCE)
     return {
         "generator": name,
@@ -137,7 +139,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "linear": linear,
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
-        "difference": None if gap is None or name == UNTRAINED else vars(gap).copy(),
+        "difference": None if gap is None or name in FLOORS else vars(gap).copy(),
         "train_flops": _mean([row["train_flops"] for row in mine]),
         "search_flops": _mean([row["search_flops"] for row in mine]),
         "wall_seconds": round(_mean([row["wall_seconds"] for row in mine]), 2),

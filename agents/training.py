@@ -1,7 +1,6 @@
 """The main job: learn a task policy, train final encoders with it and with the yardsticks, write the comparison."""
 
 import dataclasses
-import json
 import math
 import shutil
 import time
@@ -10,8 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agents.catalogue import AGENTS
-from agents.final import UNTRAINED, FinalJob, FinalResult, Generator, floors, generator_named, train_final
+from agents.catalogue import AGENTS, algorithm_settings
+from agents.final import (
+    SUPERVISED,
+    UNTRAINED,
+    FinalJob,
+    FinalResult,
+    Generator,
+    check_generator,
+    floors,
+    generator_named,
+    reference_episode,
+    train_final,
+)
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
@@ -20,13 +30,16 @@ from taskrl.assemble import Assembled, assemble, load_data
 from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
 from taskrl.errors import RunFolderError
+from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
 from taskrl.run_folder import RunFolder, write_result
+from taskrl.seeding import derive_seed
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker, open_tracker
 
 PRIOR = "prior"
 LEARNED = "learned"
+NUM_REFERENCE_EPISODES = 2
 ARGMAX = "learned-argmax"
 
 
@@ -49,8 +62,10 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     """Begin a run in the new folder `out` and carry it to its end."""
     if out.exists() or out.is_symlink():
         raise RunFolderError(f"The output {str(out)!r} exists already; name another --out or remove it.")
-    _check_generators(config)
+    generators = [generator_named(name) for name in config.final.generators if name != PRIOR]
     dataset, assembled = _prepare(config)
+    for generator in generators:
+        check_generator(assembled, generator)
     run = RunFolder.create(out, assembled.config)
     return _carry_on(run, dataset, assembled, reporter)
 
@@ -66,14 +81,9 @@ def resume(path: Path, reporter: Reporter) -> RunFolder:
 
 
 def _prepare(config: ExperimentConfig) -> tuple[RawDataset, Assembled]:
+    algorithm_settings(config.agent, config.episode.decisions)  # raises now rather than when the folder is made
     dataset = load_data(config)
     return dataset, assemble(config, dataset, codec=AGENTS[config.agent.name].codec)
-
-
-def _check_generators(config: ExperimentConfig) -> None:
-    for name in config.final.generators:
-        if name != PRIOR:
-            generator_named(name)
 
 
 def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> RunFolder:
@@ -92,7 +102,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
     """Tracker and workers around a block; however it ends, they are closed and MLflow is told how it ended."""
     config = assembled.config
     note = run.checkpoints / "tracking.json"
-    run_id = json.loads(note.read_text()).get("run_id") if note.is_file() else None
+    run_id = read_json(note).get("run_id") if note.is_file() else None
     tracker = open_tracker(
         run.path,
         uri=config.tracking.uri or None,
@@ -129,7 +139,7 @@ def _announce(session: Session) -> None:
         session.reporter.say(note)
     step = problem.reference_step_flops
     search = config.agent.episodes * config.episode.decisions * config.episode.steps_per_decision * step
-    num_finals = config.final.seeds * (2 + len(config.final.generators))
+    num_finals = config.final.seeds * (1 + len(_yardsticks(session)))
     final = num_finals * config.final.decisions * config.final.steps_per_decision * step
     session.reporter.say(
         f"Search: {config.agent.episodes} episodes, about {search / 1e12:.1f} TFLOP; "
@@ -154,7 +164,7 @@ def _search(session: Session) -> dict[str, float]:
     run, config = session.run, session.config
     record = run.checkpoints / "search.json"
     if record.is_file() and run.policy.is_dir():
-        return dict(json.loads(record.read_text()))
+        return read_json(record)
     started = time.perf_counter()
     group = config.agent.group_size
     num_episodes = math.ceil(config.agent.episodes / group) * group
@@ -180,9 +190,13 @@ def _search(session: Session) -> dict[str, float]:
             problem, budget=SearchBudget(num_episodes=config.agent.episodes), tracker=session.tracker
         )
     _save_policy(policy, run.policy, config)
+    seeds = [(derive_seed(config.seed, "reference", index),) for index in range(NUM_REFERENCE_EPISODES)]
+    references = [result for _, result in session.pool.map(reference_episode, seeds)]
+    total = sum((compute for _, compute in references), optimizer.spent)
     spent = {
-        "flops": optimizer.spent.flops,
-        "images": optimizer.spent.images,
+        "flops": total.flops,
+        "images": total.images,
+        "reference_quality": sum(quality for quality, _ in references) / len(references),
         "wall_seconds": round(time.perf_counter() - started, 2),
     }
     write_result(record, spent)
@@ -266,7 +280,10 @@ def _yardsticks(session: Session) -> list[Generator]:
         for name in session.config.final.generators
     ]
     argmax = Generator(name=ARGMAX, source=str(session.run.policy), argmax=True)
-    return [argmax, *named, Generator(name=UNTRAINED, source=UNTRAINED)]
+    floors_trained = [UNTRAINED]
+    if session.assembled.problem.probe_data.labels is not None:
+        floors_trained.append(SUPERVISED)
+    return [argmax, *named, *(Generator(name=name, source=name) for name in floors_trained)]
 
 
 def _job(session: Session, generator: Generator, train_seed: int) -> FinalJob:

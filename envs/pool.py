@@ -6,9 +6,11 @@ worker that raises, dies or runs past its deadline is named in a WorkerError wit
 
 import pickle
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -118,7 +120,8 @@ class ProcessPool:
         for worker in range(num_workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, setup), name=f"taskrl-worker-{worker}", daemon=True)
-            process.start()
+            with _ctrl_c_ignored():
+                process.start()
             theirs.close()
             self._connections.append(ours)
             self._processes.append(process)
@@ -164,7 +167,7 @@ class ProcessPool:
         while running:
             ready = wait([self._connections[worker] for worker in running], timeout=self._time_left(running))
             workers = [worker for worker in running if self._connections[worker] in ready] or [
-                min(running, key=lambda worker: running[worker][1])
+                min(running, key=lambda worker: self._due(worker, running[worker][1]))
             ]
             for worker in workers:
                 index = running.pop(worker)[0]
@@ -194,8 +197,12 @@ class ProcessPool:
         return item[0], time.monotonic()
 
     def _time_left(self, running: dict[int, tuple[int, float]]) -> float:
-        oldest = min(begun for _, begun in running.values())
-        return max(0.0, oldest + self._deadline_s + START_DEADLINE_S - time.monotonic())
+        first_due = min(self._due(worker, begun) for worker, (_, begun) in running.items())
+        return max(0.0, first_due - time.monotonic())
+
+    def _due(self, worker: int, begun: float) -> float:
+        """When a call that was sent at `begun` is late; the first one waits for the start as well."""
+        return begun + self._deadline_s + (0 if self._started[worker] else START_DEADLINE_S)
 
     def _too_late(self, worker: int) -> Any:
         self._processes[worker].kill()
@@ -217,6 +224,19 @@ def open_pool(setup: WorkerSetup, *, num_workers: int, deadline_s: float) -> Poo
     if num_workers == 1:
         return SerialPool(setup)
     return ProcessPool(setup, num_workers=num_workers, deadline_s=deadline_s)
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """A process begun here inherits it, so that Ctrl-C during its imports prints no traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _serve(connection: Connection, setup: WorkerSetup) -> None:

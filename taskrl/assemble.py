@@ -183,8 +183,10 @@ def _probe(config: ExperimentConfig, split: ProbeSplit, device: torch.device) ->
         labels = None if capped.labels is None else capped.labels.to(device)
         return RidgeProbe(), ProbeData(inputs=everything.to(device), labels=labels, folds=fold.to(device))
     count = min(settings.panel_images, len(split.inputs))
-    images = split.inputs.take(torch.arange(count))
-    groups = None if split.groups is None else split.groups[:count]
+    # drawn, not the first ones: a folder lists its images class by class
+    rows = torch.randperm(len(split.inputs), generator=torch_generator(seed, "panel images"))[:count]
+    images = split.inputs.take(rows)
+    groups = None if split.groups is None else split.groups[rows]
     fold = folds(count, None, groups, settings.num_folds, seed=seed)
     rng = torch_generator(seed, "weak views")
     turns = torch.arange(NUM_TURNS).repeat_interleave(count)

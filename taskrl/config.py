@@ -1,6 +1,7 @@
 """The configuration of a run: strict, frozen, written into the run folder as it was resolved."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from taskrl.errors import ConfigError
 
 MAX_CONFIG_BYTES = 200_000
+# PyYAML's constructors raise the plain ones on values such as 2024-99-99, "!!int ''" and "!!timestamp soon"
+YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError)
 
 
 class Section(BaseModel):
@@ -153,7 +156,7 @@ def validate(values: dict[str, Any]) -> ExperimentConfig:
 
 def dump_config(config: ExperimentConfig) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
-    return str(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -181,6 +184,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):  # type: ignore[misc]
         return mapping
 
 
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """SafeDumper that quotes texts which the loader would read as numbers."""
+
+
+# YAML 1.2, as people write it: PyYAML takes 1e-3 for a text
+for _class in (_UniqueKeyLoader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
@@ -190,7 +204,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Config file {path} has {len(data)} bytes; a config has at most {MAX_CONFIG_BYTES}.")
     try:
         values = yaml.load(data.decode(), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
+    except YAML_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"Config file {path} is not plain YAML ({reason}); write keys and values only.") from None
     if values is None:
@@ -203,7 +217,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse(text: str, value: str) -> Any:
     try:
         return yaml.load(value, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, RecursionError):
+    except YAML_ERRORS:
         raise ConfigError(
             f"Override {text!r} has a value that is not plain YAML; quote it or use a number or list."
         ) from None

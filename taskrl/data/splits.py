@@ -95,7 +95,8 @@ def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
     roles = [torch.from_numpy(rows) for rows in _divide(train, shares, seed)]
     smallest = min(len(rows) for rows in roles)
     if smallest < MIN_ROLE_SIZE:
-        needed = int(np.ceil(MIN_ROLE_SIZE / min(shares)))
+        # one more than the share asks for: dealing is exact to less than one image (`_stratified`)
+        needed = int(np.ceil((MIN_ROLE_SIZE + 1) / min(shares)))
         unit = "images" if train.groups is None else "images in more groups"
         raise DataError(
             f"{dataset.name} has {len(train.inputs)} images, too few to divide into {len(shares)} roles; "

@@ -21,7 +21,9 @@ class BatchStream:
     """Batches (batch_size, *sample_shape), uint8; every epoch in a new order, the last partial batch left out."""
 
     def __init__(self, inputs: Inputs, batch_size: int) -> None:
-        """Raises DataError when there are fewer inputs than one batch."""
+        """Raises DataError when there are fewer inputs than one batch, or a batch holds none."""
+        if batch_size < 1:
+            raise DataError(f"A batch of {batch_size} images cannot be trained on; use at least 1 image.")
         if batch_size > len(inputs):
             raise DataError(
                 f"A batch of {batch_size} does not fit into {len(inputs)} images; use a smaller batch or more images."

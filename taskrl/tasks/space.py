@@ -44,8 +44,9 @@ class Knob:
             object.__setattr__(self, "allowed", (True,) * len(self.levels))
 
     def nearest_allowed(self, index: int) -> int:
-        """The allowed level nearest to `index`, the weaker one on a tie."""
-        return min((i for i, open_ in enumerate(self.allowed) if open_), key=lambda i: (abs(i - index), i))
+        """The allowed level whose strength is nearest to that of level `index`, the weaker one on a tie."""
+        open_ = [i for i, flag in enumerate(self.allowed) if flag]
+        return min(open_, key=lambda i: (abs(self.levels[i] - self.levels[index]), i))
 
     def limited(self, relation: str, bound: float) -> "Knob":
         """Clip the levels to `bound` ("<=" or ">="); levels that clipping made equal to an earlier one are closed."""
@@ -124,10 +125,10 @@ class TaskSpace:
     def decode(self, action: NDArray[np.generic] | int) -> TaskSpec:
         """The task that `action` chose. Raises ValueError when it is not in the action space."""
         array = np.asarray(action)
-        if self.codec == "box":
-            array = array.astype(np.float32)
         if not np.issubdtype(array.dtype, np.floating) and not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"action {action!r} is not numeric; expected a member of {self.action_space}")
+        if self.codec == "box":
+            array = array.astype(np.float32)
         if not self.action_space.contains(array if self.codec != "discrete" else array[()]):
             raise ValueError(f"action {action!r} is not in the action space {self.action_space}")
         if self.codec == "discrete":
@@ -179,7 +180,10 @@ class TaskSpace:
         return np.concatenate([np.array(part.allowed, dtype=np.bool_) for part in self.parts])
 
     def recipe(self, text: str) -> TaskSpec:
-        """A fixed recipe: the reference with changes, "reference", "no-KNOB" or "KNOB=NUMBER,OBJECTIVE=WEIGHT,..."."""
+        """A fixed recipe: the reference with changes, "reference", "no-KNOB" or "KNOB=NUMBER,OBJECTIVE=WEIGHT,...".
+
+        "weight/OBJECTIVE=WEIGHT" means the objective where a knob has the same name.
+        """
         weights = {name: float(i == 0) for i, name in enumerate(self.objectives)}
         levels = {knob.name: knob.levels[knob.reference] for knob in self.knobs}
         for item in filter(None, (piece.strip() for piece in text.split(","))):
@@ -189,10 +193,14 @@ class TaskSpace:
             if not equals and name.startswith("no-") and name[3:] in levels:
                 levels[name[3:]] = next(knob.levels[0] for knob in self.knobs if knob.name == name[3:])
                 continue
-            target = levels if name in levels else weights
-            if name not in target:
-                raise ConfigError(unknown_name("recipe part", name, [*levels, *weights, *(f"no-{k}" for k in levels)]))
-            target[name] = self._recipe_value(item, name, number)
+            objective = name.removeprefix("weight/")  # a knob and an objective may share a name
+            if name not in levels and objective not in weights:
+                known = {*levels, *weights, *(f"weight/{k}" for k in weights), *(f"no-{k}" for k in levels)}
+                raise ConfigError(unknown_name("recipe part", name, known))
+            if name in levels:
+                levels[name] = self._recipe_value(item, name, number)
+            else:
+                weights[objective] = self._recipe_value(item, f"weight/{objective}", number)
         if not any(weights.values()):
             raise ConfigError(
                 f"Recipe {text!r} gives every objective the weight 0; give at least one a weight above 0."
@@ -258,9 +266,13 @@ class TaskSpace:
         shares = {name: weight / total for name, weight in weights.items()} if total else {self.objectives[0]: 1.0}
         kept = {name: share for name, share in shares.items() if share >= SMALLEST_SHARE}
         scale = sum(kept.values())
+        mixture = {name: round(share / scale, 6) for name, share in kept.items()}
+        # what rounding left over goes to the largest share: shares that sum to 1 come back equal from `encode`
+        largest = max(mixture, key=lambda name: mixture[name])
+        mixture[largest] = round(mixture[largest] + 1 - sum(mixture.values()), 6)
         used = [knob for knob in self.knobs if knob.used_by is None or set(knob.used_by) & set(kept)]
         return TaskSpec(
-            mixture=tuple((name, round(share / scale, 6)) for name, share in kept.items()),
+            mixture=tuple(mixture.items()),
             levels=tuple((knob.name, round(levels[knob.name], 6)) for knob in used),
         )
 
@@ -279,8 +291,9 @@ def _interpolate(levels: tuple[float, ...], coordinate: float) -> float:
 
 def _coordinate(levels: tuple[float, ...], value: float) -> float:
     """Inverse of `_interpolate`."""
-    order = np.argsort(levels, kind="stable")
-    position = np.interp(value, np.array(levels)[order], np.arange(len(levels), dtype=float)[order])
+    # turned round, not sorted: the copies that a limit makes of one level must keep their order
+    order = np.arange(len(levels))[:: -1 if levels[0] > levels[-1] else 1]
+    position = np.interp(value, np.array(levels)[order], order.astype(float))
     return float(2 * position / max(len(levels) - 1, 1) - 1)
 
 

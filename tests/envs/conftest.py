@@ -1,15 +1,9 @@
 """Environments that many tests share; a test that changes one resets it first."""
 
 import pytest
-import torch
 
 from envs.task_generation import TaskGenerationEnv
 from tests.envs.tiny import tiny_env
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ def dearest_step(env: TaskGenerationEnv) -> int:
     batch = next(env.problem.stream.batches(env._running().rng))
     costs = []
     for name in space.objectives:
-        weights = ",".join(f"{other}={float(other == name)}" for other in space.objectives)
+        weights = ",".join(f"weight/{other}={float(other == name)}" for other in space.objectives)
         (part,) = env.problem.build_task(space.recipe(weights)).parts
         predictor.add_heads(part.task.head_specs(predictor.feature_dim))
         costs.append(env.problem.meter.step(predictor, part, batch))

@@ -1,11 +1,7 @@
 """Promises of the environment: Gymnasium's contract, determinism, telescoping rewards, honest misuse."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -21,19 +17,6 @@ from envs.task_generation import TaskGenerationEnv
 from taskrl.tasks.space import Codec
 from taskrl.tasks.spec import TaskSpec
 from tests.envs.tiny import CODECS, TINY, play, random_actions, reference_action, tiny_env
-
-PLAY_IN_A_FRESH_PROCESS = """
-import hashlib, json, sys
-import numpy as np, torch
-torch.set_num_threads(1)
-from tests.envs.tiny import play, random_actions, tiny_env
-env = tiny_env()
-result = play(env, random_actions(env, 2, seed=3), seed=11)
-weights = b"".join(value.numpy().tobytes() for value in env.predictor.nets.state_dict().values())
-result["observations"] = [float(value).hex() for value in result["observations"].ravel()]
-result["rewards"] = [float(value).hex() for value in result["rewards"]]
-print(json.dumps([result, hashlib.sha256(weights).hexdigest()], sort_keys=True))
-"""
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -84,24 +67,8 @@ def test_another_seed_or_another_action_gives_other_numbers(env: TaskGenerationE
     first = play(env, actions, seed=5)
     assert not same(first, play(env, actions, seed=6))
     other = actions[0].copy()
-    other[-1 if env.problem.task_space.parts[-1].reference else 0] = 1
+    other[env.problem.task_space.part_names().index("crop")] = 0
     assert first["rewards"] != play(env, [other, other], seed=5)["rewards"]
-
-
-def test_two_fresh_processes_give_the_same_bits() -> None:
-    def start(hash_seed: str) -> "subprocess.Popen[str]":
-        root = Path(__file__).resolve().parents[2]
-        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PLAY_IN_A_FRESH_PROCESS]
-        return subprocess.Popen(command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE)
-
-    outputs = [process.communicate(timeout=120)[0] for process in [start("1"), start("2")]]
-    result, weights = json.loads(outputs[0])
-    assert outputs[0] == outputs[1]
-    env = tiny_env()
-    here = play(env, random_actions(env, 2, seed=3), seed=11)
-    assert [float(reward).hex() for reward in here["rewards"]] == result["rewards"]
-    assert len(weights) == 64
 
 
 def test_rewards_telescope_to_the_whole_gain(long_env: TaskGenerationEnv) -> None:
@@ -136,7 +103,6 @@ def test_info_says_what_was_done_and_no_wall_time(env: TaskGenerationEnv) -> Non
     assert info["diverged"] is False
     json.dumps(info)
     assert not [key for key in (*info, *info["compute"]) if "time" in key or "second" in key]
-    assert set(env.timings) == {"train_s", "measure_s"} or not env.timings
 
 
 def test_timings_are_kept_beside_the_info(env: TaskGenerationEnv) -> None:

@@ -8,7 +8,6 @@ from envs.factory import make_env
 from envs.task_generation import TaskGenerationEnv
 from taskrl.assemble import Assembled, assemble, load_data
 from taskrl.config import ExperimentConfig, load_config
-from taskrl.data.dataset import RawDataset
 from taskrl.tasks.space import Codec
 
 CODECS: tuple[Codec, ...] = ("multidiscrete", "discrete", "box")
@@ -16,6 +15,7 @@ TINY: dict[str, Any] = {
     "data.source": "digits",
     "predictor.batch_size": 32,
     "predictor.width": 8,
+    "predictor.device": "cpu",
     "predictor.precision": "fp32",
     "episode.decisions": 2,
     "episode.steps_per_decision": 2,
@@ -32,10 +32,6 @@ TINY: dict[str, Any] = {
 def tiny_config(**changes: Any) -> ExperimentConfig:
     """TINY with changes; dots are written as double underscores."""
     return load_config(given=TINY | {key.replace("__", "."): value for key, value in changes.items()})
-
-
-def tiny_data(**changes: Any) -> RawDataset:
-    return load_data(tiny_config(**changes))
 
 
 def tiny_problem(codec: Codec = "multidiscrete", **changes: Any) -> Assembled:

@@ -1,0 +1,168 @@
+"""Bad input: one sentence on stderr, exit code 2, no traceback, nothing made and nothing overwritten."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from taskrl.run_folder import RunFolder
+from tests.agents.runs import snapshot, taskrl, tiny_options
+
+CONFIGS = {
+    "broken.yaml": "agent: [1,\n b: }",
+    "list.yaml": "- 1\n",
+    "code.yaml": "seed: !!python/object/apply:os.mkdir [made]\n",
+    "twice.yaml": "seed: 1\nseed: 2\n",
+    "bomb.yaml": "a: &a [1, 1]\nb: [*a, *a]\n",
+    "unknown.yaml": "agent:\n  episode: 3\n",
+    "binary.yaml": "\x00\x01",
+}
+TRAINING: dict[str, tuple[list[str], str]] = {
+    "unknown data": (["--data", "digit"], "Did you mean 'digits'"),
+    "missing folder": (["--data", "./nowhere"], "'./nowhere'"),
+    "empty folder": (["--data", "./empty"], "holds no images"),
+    "corrupt images": (["--data", "./corrupt"], "cannot be read"),
+    "too few images": (["--data", "./few"], "too few"),
+    "a file that is no data": (["--data", "./file.txt"], "neither a folder nor a .npz"),
+    "unknown key": (["--set", "agent.episode=4"], "did you mean 'agent.episodes'"),
+    "unknown section": (["--set", "agents.episodes=4"], "Unknown config key 'agents'"),
+    "wrong type": (["--set", "agent.episodes=many"], "'agent.episodes' has the value 'many'"),
+    "out of range": (["--episodes", "-1"], "greater than or equal to 1"),
+    "not a number": (["--set", "reward.scale=.nan"], "finite"),
+    "infinite": (["--set", "reward.scale=.inf"], "finite"),
+    "a text for a section": (["--set", "agent=3"], "'agent'"),
+    "no key": (["--set", "agent.episodes"], "KEY=VALUE"),
+    "no yaml": (["--set", "agent.episodes=[1"], "YAML"),
+    "unknown agent": (["--agent", "pp0"], "Did you mean 'ppo'"),
+    "unknown option of the agent": (["--set", "agent.options.gae_lamda=0.9"], "Did you mean 'gae_lambda'"),
+    "wrong option of the agent": (["--set", "agent.options.gae_lambda=much"], "'much'"),
+    "unknown objective": (["--objectives", "contrastiv"], "Did you mean 'contrastive'"),
+    "an objective twice": (["--objectives", "rotation,rotation"], "once"),
+    "no objective": (["--objectives", ","], "tasks.objectives"),
+    "unknown encoder": (["--encoder", "resnet19"], "Did you mean 'resnet18'"),
+    "unknown view": (["--forbid", "mirrow"], "Did you mean 'mirror'"),
+    "a limit without relation": (["--limit", "rotation=0.2"], "rotation<=0.2"),
+    "a limit of nothing": (["--limit", "rotatoin<=0.2"], "Did you mean 'rotation'"),
+    "a limit out of range": (["--limit", "rotation<=9"], "outside the range"),
+    "a limit that is no number": (["--limit", "rotation<=nan"], "outside the range"),
+    "unknown generator": (["--set", "final.generators=[refrence]"], "Unknown generator"),
+    "bad recipe": (["--set", 'final.generators=["fixed:no-mirrow"]'], "Did you mean 'no-mirror'"),
+    "recipe out of range": (["--set", 'final.generators=["fixed:mirror=2"]'], "out of range"),
+    "recipe of nothing": (["--set", 'final.generators=["fixed:contrastive=0"]'], "weight 0"),
+    "ridge without labels": (["--probe", "ridge", "--no-labels"], "needs labels"),
+    "unknown probe": (["--probe", "rigde"], "'rigde'"),
+    "unknown device": (["--device", "tpu"], "'tpu'"),
+    "groups of a known set": (["--groups", "track"], "leave --groups out"),
+    "batch larger than the data": (["--set", "predictor.batch_size=4096"], "predictor.batch_size"),
+    "image size": (["--image-size", "4"], "greater than or equal to 8"),
+    "missing data set": (["--data", "cifar10", "--data-root", "./empty"], "--data-root"),
+    "missing config": (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    "a folder for a config": (["--config", "empty"], "empty"),
+    **{f"config {name}": (["--config", name], name) for name in CONFIGS if name != "unknown.yaml"},
+    "config with an unknown key": (["--config", "unknown.yaml"], "did you mean 'agent.episodes'"),
+}
+OTHERS: dict[str, tuple[list[str], str]] = {
+    **{f"{command} of no run": ([command, "empty"], "not a run folder") for command in ("resume", "inspect", "export")},
+    **{f"{command} of nothing": ([command, "nowhere"], "nowhere") for command in ("resume", "inspect", "export")},
+    "mlflow of no run": (["mlflow", "empty"], "not a run folder"),
+    "mlflow of a run without it": (["mlflow", "untracked"], "no mlflow.db"),
+    "probe of no encoder": (["probe", "empty", "--data", "digits"], "manifest.json"),
+    "probe of nothing": (["probe", "nowhere", "--data", "digits"], "nowhere"),
+    "probe of a damaged encoder": (["probe", "damaged", "--data", "digits"], "model.safetensors"),
+    "probe without labels": (["probe", "encoder", "--data", "./plain"], "no labels"),
+    "export onto a folder": (["export", "RUN", "--out", "empty"], "exists already"),
+    "export below a file": (["export", "RUN", "--out", "file.txt/x"], "cannot be copied"),
+}
+PRETRAINING: dict[str, tuple[list[str], str]] = {
+    "nonsense": (["nonsense"], "'nonsense'"),
+    "an empty folder": (["empty"], "policy/"),
+    "a bad recipe": (["fixed:no-mirrow"], "Did you mean 'no-mirror'"),
+    "a recipe without a number": (["fixed:mirror=much"], "NAME=NUMBER"),
+    "a policy for other tasks": (["RUN", "--objectives", "contrastive"], "--objectives"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, finished: RunFolder) -> Path:
+    """A folder full of things that cannot be used."""
+    root = tmp_path_factory.mktemp("bad")
+    for name, text in CONFIGS.items():
+        (root / name).write_text(text)
+    (root / "file.txt").write_text("text")
+    (root / "empty").mkdir()
+    for name, count, content in (("corrupt", 30, b"no image"), ("few", 3, None), ("plain", 60, None)):
+        folder = root / name if name == "plain" else root / name / "a"
+        folder.mkdir(parents=True)
+        for index in range(count):
+            path = folder / f"{index}.png"
+            if content is None:
+                Image.new("L", (16, 16), index).save(path)
+            else:
+                path.write_bytes(content)
+    (root / "untracked").mkdir()
+    (root / "untracked" / "config.yaml").write_text("seed: 1\n")
+    for name in ("damaged", "encoder"):
+        shutil.copytree(finished.encoder, root / name)
+    weights = root / "damaged" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    return root
+
+
+def refuses(arguments: list[str], sentence: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bad)
+    before = snapshot(bad)
+    result = taskrl(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.endswith("\n") and result.stderr.count("\n") == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+    assert snapshot(bad) == before, "nothing may be made or changed"
+
+
+@pytest.mark.parametrize(("options", "sentence"), TRAINING.values(), ids=TRAINING.keys())
+def test_train_refuses(options: list[str], sentence: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses(["train", "--out", "out", *tiny_options(), *options], sentence, bad, monkeypatch)
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), OTHERS.values(), ids=OTHERS.keys())
+def test_commands_refuse(
+    arguments: list[str], sentence: str, bad: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(finished.path) if argument == "RUN" else argument for argument in arguments]
+    refuses(arguments, sentence, bad, monkeypatch)
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), PRETRAINING.values(), ids=PRETRAINING.keys())
+def test_pretrain_refuses(
+    arguments: list[str], sentence: str, bad: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = str(finished.path) if arguments[0] == "RUN" else arguments[0]
+    command = ["pretrain", "--policy", policy, "--out", "out", *tiny_options(), *arguments[1:]]
+    refuses(command, sentence, bad, monkeypatch)
+
+
+@pytest.mark.parametrize("out", ["empty", "file.txt", "untracked", "file.txt/x"])
+@pytest.mark.parametrize("command", [["train"], ["pretrain", "--policy", "reference"]])
+def test_an_out_that_cannot_be_made_is_left_alone(
+    command: list[str], out: str, bad: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "cannot be made" if "/" in out else "exists already"
+    refuses([*command, "--out", out, *tiny_options()], sentence, bad, monkeypatch)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_said(device: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = ["train", "--out", "out", *tiny_options(), "--device", device]
+    refuses(options, "no CUDA GPU found", bad, monkeypatch)
+
+
+def test_several_mistakes_are_named_together(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--set", "agent.episode=1", "--set", "seed=-1"]
+    refuses(["train", "--out", "out", *options], "'agent.episode'", bad, monkeypatch)
+    refuses(["train", "--out", "out", *options], "'seed'", bad, monkeypatch)

@@ -1,0 +1,175 @@
+"""Promises about interruption: nothing that is finished is lost, and the rows come out the same."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agents.training
+from agents.training import resume, train
+from taskrl.errors import RunFolderError
+from taskrl.run_folder import RunFolder
+from tests.agents.conftest import GENERATORS, quiet
+from tests.agents.runs import metrics_of, rows_of, snapshot, taskrl, tiny_options
+from tests.envs.pool_jobs import is_alive
+from tests.envs.tiny import tiny_config
+from tests.taskrl.mlflow_runs import client_of
+
+START_DEADLINE_S = 90.0
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
+    """Ctrl-C at the call number `calls` + 1 of owner.name."""
+    original = getattr(owner, name)
+    count = 0
+
+    def counting(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > calls:
+            raise KeyboardInterrupt
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, name, counting)
+
+
+def test_a_run_stopped_in_the_search_and_in_the_finals_ends_with_the_same_rows(
+    finished: RunFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, agents.training.SearchLog, "add", 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(final__generators=GENERATORS), out, quiet(said))
+    assert f"go on with: taskrl resume {out}" in said.getvalue()
+    run = RunFolder(out)
+    assert not run.result_file.exists() and not run.policy.exists()
+
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, agents.training, "_log_final", 3)
+        with pytest.raises(KeyboardInterrupt):
+            resume(out, quiet())
+    kept = snapshot(run.checkpoints / "finals")
+    assert len(kept) == 3 and run.policy.is_dir()
+
+    resume(out, quiet())
+    assert rows_of(run) == rows_of(finished)
+    assert {name: content for name, content in snapshot(run.checkpoints / "finals").items() if name in kept} == kept
+    steps = [entry["step"] for entry in metrics_of(run) if entry["kind"] == "decision" and not entry["run"]]
+    assert sorted(set(steps)) == list(range(8))
+    assert len(run.result()["search"]["episodes"]) == 4
+    curves = [document["search"]["episodes"] for document in (run.result(), finished.result())]
+    assert curves[0] == curves[1]
+
+
+def test_an_interrupted_run_is_killed_in_mlflow_and_goes_on_there(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = tiny_config(tracking__uri="", final__seeds=0)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, agents.training.SearchLog, "add", 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out, quiet())
+    client = client_of(out)
+    run_id = json.loads((out / "checkpoints" / "tracking.json").read_text())["run_id"]
+    assert client.get_run(run_id).info.status == "KILLED"
+    resume(out, quiet())
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert {point.step for point in client.get_metric_history(run_id, "reward")} == set(range(8))
+
+
+def test_a_finished_run_has_nothing_to_do(finished: RunFolder) -> None:
+    before = snapshot(finished.path)
+    result = taskrl("resume", finished.path)
+    assert result.exit_code == 0
+    assert "Nothing to do" in result.stdout
+    assert snapshot(finished.path) == before
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped in its second group."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, agents.training.SearchLog, "add", 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(), out, quiet())
+    return out
+
+
+@pytest.mark.parametrize("name", ["agent-000002/agent.pt", "agent-000002/counters.json"])
+def test_a_damaged_checkpoint_stops_resume_with_one_sentence(name: str, stopped: Path) -> None:
+    path = stopped / "checkpoints" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    try:
+        result = taskrl("resume", stopped)
+    finally:
+        path.write_bytes(content)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ") and name in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_damaged_result_of_an_encoder_is_named(stopped: Path) -> None:
+    record = stopped / "checkpoints" / "search.json"
+    record.write_text("{")
+    (stopped / "policy").mkdir()
+    try:
+        with pytest.raises(RunFolderError, match=r"search\.json"):
+            resume(stopped, quiet())
+    finally:
+        record.unlink()
+        (stopped / "policy").rmdir()
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_an_unfinished_run_is_no_finished_one(command: str, stopped: Path) -> None:
+    result = taskrl(command, stopped)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ")
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_ctrl_c_exits_with_130_names_the_remedy_and_leaves_no_process(tmp_path: Path) -> None:
+    """The signal goes to the whole group, as from a terminal, while the workers are still starting."""
+    out = tmp_path / "run with spaces"
+    command = [sys.executable, "-m", "agents.cli", "train", "--out", str(out)]
+    command += [*tiny_options(agent__episodes=4000), "--workers", "2"]
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    process = subprocess.Popen(
+        command, cwd=root, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + START_DEADLINE_S
+    workers: list[int] = []
+    while len(workers) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        workers = children_of(process.pid) if (out / "metrics.jsonl").exists() else []
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stdout + stderr
+    assert f"go on with: taskrl resume {out}" in stdout
+    assert stderr == ""
+    assert len(workers) >= 2
+    assert not [pid for pid in workers if is_alive(pid)]
+    assert (out / "config.yaml").is_file() and not (out / "result.json").exists()

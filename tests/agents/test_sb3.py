@@ -1,0 +1,172 @@
+"""Promises of SB3MetaOptimizer: seven agents learn; an interrupted search goes on as if nothing had happened."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.catalogue import AGENTS, algorithm_settings
+from taskrl.config import AgentConfig
+from taskrl.errors import ConfigError, RunFolderError
+from taskrl.folders import write_manifest
+from tests.agents.learning import DECISIONS, EPISODES, NAMES, Search, equal_tables, first_observation, search
+
+GROUP = 2
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (self.marker,))  # type: ignore[return-value]
+
+
+def weights(result: Search) -> list[torch.Tensor]:
+    return list(result.policy.policy.state_dict().values())
+
+
+def test_there_are_exactly_these_agents() -> None:
+    assert set(AGENTS) == set(NAMES)
+
+
+def test_a_short_search_completes_and_changes_the_policy(found: Search) -> None:
+    assert len(found.decisions) == EPISODES * DECISIONS
+    seen = {(decision.episode, decision.index) for decision in found.decisions}
+    assert seen == {(episode, index) for episode in range(EPISODES) for index in range(DECISIONS)}
+    pairs = zip(found.prior.policy.state_dict().values(), weights(found), strict=True)
+    assert any(not torch.equal(before, after) for before, after in pairs)
+    assert all(torch.isfinite(value).all() for value in weights(found))
+
+
+def test_the_observer_gets_the_true_rewards_not_the_groups_differences(found: Search) -> None:
+    for decision in found.decisions:
+        assert decision.reward == pytest.approx(decision.info["reward_parts"]["gain"])
+    group = [decision.reward for decision in found.decisions if decision.episode < GROUP and decision.index == 0]
+    assert sum(group) != pytest.approx(0, abs=1e-6)
+
+
+def test_all_compute_of_the_search_is_added_up(found: Search) -> None:
+    last = [decision.info["compute"] for decision in found.decisions if decision.index == DECISIONS - 1]
+    assert found.optimizer.spent.flops == sum(row["train_flops"] + row["measure_flops"] for row in last) > 0
+    assert found.optimizer.spent.images == sum(row["train_images"] + row["measure_images"] for row in last) > 0
+
+
+def test_an_interrupted_search_continues_to_the_same_policy(found: Search, tmp_path: Path) -> None:
+    """Stopped in the third group: two groups are finished, the third is played again."""
+    name = found.policy.agent.name
+    first = search(name, tmp_path, stop_after=2 * GROUP * DECISIONS + 1)
+    assert json.loads((tmp_path / "agent-000004" / "counters.json").read_text())["episodes"] == 2 * GROUP
+    second = search(name, tmp_path)
+    assert [decision.episode for decision in second.decisions][:GROUP] == [4, 5]
+    assert len(second.decisions) == 2 * GROUP * DECISIONS
+    assert second.optimizer.spent == found.optimizer.spent
+    rewards = [decision.reward for decision in first.decisions[:-1] + second.decisions]
+    assert rewards == [decision.reward for decision in found.decisions]
+    pairs = zip(weights(found), weights(second), strict=True)
+    assert all(torch.equal(before, after) for before, after in pairs)
+    observation = first_observation(found)
+    assert equal_tables(found.policy.probabilities(observation), second.policy.probabilities(observation))
+
+
+def test_a_finished_search_is_not_repeated_and_can_be_prolonged(
+    searches: Callable[[str], Search], tmp_path: Path
+) -> None:
+    first = search("ppo", tmp_path, agent__episodes=4)
+    again = search("ppo", tmp_path, agent__episodes=4)
+    assert again.decisions == []
+    assert again.optimizer.spent == first.optimizer.spent
+    assert all(torch.equal(before, after) for before, after in zip(weights(first), weights(again), strict=True))
+    longer = search("ppo", tmp_path, agent__episodes=5)
+    assert [decision.episode for decision in longer.decisions] == [4, 5, 4, 5], "rounded up to a whole group"
+
+
+def test_only_the_last_checkpoint_is_kept(tmp_path: Path) -> None:
+    search("ppo", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent-000008", "latest"]
+    assert (tmp_path / "latest").read_text() == "agent-000008"
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    search("ppo", folder, agent__episodes=2)
+    return folder
+
+
+def copied(checkpoints: Path, target: Path) -> Path:
+    shutil.copytree(checkpoints, target)
+    return target / "agent-000002"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "empty", "missing"])
+@pytest.mark.parametrize("name", ["agent.pt", "counters.json"])
+def test_a_damaged_checkpoint_is_refused_by_the_files_name(
+    name: str, damage: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    path = copied(checkpoints, tmp_path / "c") / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"flipped": content, "short": content[:-9]}.get(damage, b""))
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(RunFolderError, match=name):
+        search("ppo", tmp_path / "c", agent__episodes=4)
+
+
+def test_a_crafted_pickle_is_refused_and_does_not_run(checkpoints: Path, tmp_path: Path) -> None:
+    folder = copied(checkpoints, tmp_path / "c")
+    marker = tmp_path / "marker"
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists(), "the payload must be able to run"
+    marker.unlink()
+    torch.save({"parameters": Payload(marker)}, folder / "agent.pt")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    with pytest.raises(RunFolderError, match="does not fit"):
+        search("ppo", tmp_path / "c", agent__episodes=4)
+    assert not marker.exists()
+
+
+def test_a_checkpoint_of_another_agent_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    copied(checkpoints, tmp_path / "c")
+    with pytest.raises(RunFolderError, match="does not fit this configuration"):
+        search("dqn", tmp_path / "c")
+
+
+def test_another_seed_finds_another_policy(searches: Callable[[str], Search]) -> None:
+    other = search("ppo", seed=1)
+    assert [d.reward for d in other.decisions] != [d.reward for d in searches("ppo").decisions]
+
+
+def test_options_reach_the_algorithm() -> None:
+    settings = algorithm_settings(AgentConfig(options={"n_epochs": 3, "clip_range": 0.1}), 4)
+    assert (settings["n_epochs"], settings["clip_range"], settings["n_steps"]) == (3, 0.1, 4)
+    settings = algorithm_settings(AgentConfig(name="sac", options={"ent_coef": "auto_0.1", "gradient_steps": -1}), 4)
+    assert settings["ent_coef"] == "auto_0.1"
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "sentence"),
+    [
+        ("ppo", {"gae_lamda": 0.9}, "Did you mean 'gae_lambda'"),
+        ("ppo", {"gae_lambda": "much"}, "agent.options.gae_lambda.*'much'.*like 0.95"),
+        ("ppo", {"n_epochs": 0}, "agent.options.n_epochs.*at least 1"),
+        ("ppo", {"n_epochs": 2.5}, "like 10"),
+        ("ppo", {"batch_size": 1}, "at least 2"),
+        ("ppo", {"normalize_advantage": 1}, "like True"),
+        ("ppo", {"vf_coef": -0.5}, "at least 0"),
+        ("dqn", {"clip_range": 0.2}, "Unknown option of dqn"),
+        *(("ppo", {name: 1}, "Unknown option") for name in ("n_steps", "seed", "device", "rollout_buffer_class")),
+    ],
+)
+def test_options_that_do_not_fit_are_sentences(agent: str, options: dict[str, object], sentence: str) -> None:
+    config = AgentConfig.model_validate({"name": agent, "options": options})
+    with pytest.raises(ConfigError, match=sentence):
+        algorithm_settings(config, 4)

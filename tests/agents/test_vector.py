@@ -1,0 +1,116 @@
+"""Promises of LockstepVecEnv: groups with a common seed, and the same bits whatever the number of workers."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.vec_env import VecCheckNan
+
+from agents.vector import LockstepVecEnv
+from envs.observation import ObservationBuilder
+from envs.pool import Pool, ProcessPool, WorkerSetup
+from taskrl.assemble import load_data
+from tests.agents.learning import serial_pool, space_for
+from tests.envs.tiny import tiny_config
+
+GROUP = 3
+
+
+def vector(pool: Pool, **changes: Any) -> LockstepVecEnv:
+    space = space_for(tiny_config(), "multidiscrete")
+    arguments: dict[str, Any] = {
+        "group_size": GROUP,
+        "observation_space": ObservationBuilder(space).observation_space,
+        "action_space": space.action_space,
+        "action_mask": space.action_mask(),
+        "seed": 0,
+    }
+    return LockstepVecEnv(pool, **(arguments | changes))
+
+
+def actions(count: int, *, seed: int = 0) -> list[np.ndarray]:
+    space = space_for(tiny_config(), "multidiscrete").action_space
+    space.seed(seed)
+    return [np.stack([space.sample() for _ in range(GROUP)]) for _ in range(count)]
+
+
+def rollout(environment: LockstepVecEnv, rows: list[np.ndarray]) -> list[Any]:
+    """Everything but the timings."""
+    steps: list[Any] = [environment.reset()]
+    for row in rows:
+        observations, rewards, dones, infos = environment.step(row)
+        for info in infos:
+            assert set(info.pop("timings")) == {"train_s", "measure_s"}
+        steps.append((observations, rewards, dones, infos))
+    return steps
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return serial_pool(tiny_config())
+
+
+def test_rollouts_are_the_same_bits_with_one_and_two_workers(pool: Pool) -> None:
+    config = tiny_config()
+    two = ProcessPool(WorkerSetup(config, load_data(config), "multidiscrete"), num_workers=2, deadline_s=120)
+    try:
+        first, second = (rollout(vector(workers), actions(5)) for workers in (pool, two))
+    finally:
+        two.close()
+    np.testing.assert_equal(first, second)
+
+
+def test_a_group_shares_its_seed_and_the_next_group_has_another(pool: Pool) -> None:
+    environment = vector(pool, group_relative=False)
+    same = [np.repeat(row[:1], GROUP, axis=0) for row in actions(4)]
+    steps = rollout(environment, same)
+    assert len(np.unique(steps[0], axis=0)) == 1
+    for observations, rewards, _, _ in steps[1:]:
+        assert len(np.unique(observations, axis=0)) == 1
+        assert len(set(rewards.tolist())) == 1, "the same actions must earn the same"
+    assert not np.array_equal(steps[0], steps[2][0]), "the second group must begin with another encoder"
+    assert environment.num_groups_begun == 3
+
+
+def test_seeds_are_keyed_by_the_group_so_that_a_run_can_go_on(pool: Pool) -> None:
+    whole = rollout(vector(pool), actions(4))
+    rest = rollout(vector(pool, first_group=1), actions(4)[2:])
+    np.testing.assert_equal(rest[0], whole[2][0])
+    np.testing.assert_equal(rest[1:], whole[3:])
+
+
+def test_rewards_are_paid_relative_to_the_group_and_still_telescope(pool: Pool) -> None:
+    paid, plain = (rollout(vector(pool, group_relative=relative), actions(2)) for relative in (True, False))
+    for (_, ours, _, infos), (_, theirs, _, _) in zip(paid[1:], plain[1:], strict=True):
+        assert ours.sum() == pytest.approx(0, abs=1e-6)
+        np.testing.assert_allclose(ours, theirs - theirs.mean(), atol=1e-7)
+        np.testing.assert_allclose([info["reward"] for info in infos], theirs, rtol=1e-6)
+    finals = np.array([info["quality"] for info in plain[2][3]])
+    totals = plain[1][1] + plain[2][1]
+    np.testing.assert_allclose(totals - totals.mean(), finals - finals.mean(), atol=1e-6)
+
+
+def test_episodes_end_together_and_keep_their_last_observation(pool: Pool) -> None:
+    steps = rollout(vector(pool), actions(2))
+    assert [step[2].tolist() for step in steps[1:]] == [[False] * GROUP, [True] * GROUP]
+    for row, info in enumerate(steps[2][3]):
+        assert info["terminal_observation"][0] == 1.0, "progress"
+        assert steps[2][0][row][0] == 0.0, "the next episode has begun"
+        assert info["TimeLimit.truncated"] is False
+    assert not any("terminal_observation" in info for info in steps[1][3])
+
+
+def test_no_number_is_nan(pool: Pool) -> None:
+    environment = VecCheckNan(vector(pool), raise_exception=True)
+    environment.reset()
+    for row in actions(4, seed=3):
+        environment.step(row)
+
+
+def test_masks_reach_sb3(pool: Pool) -> None:
+    mask = space_for(tiny_config(tasks__forbid=["mirror"]), "multidiscrete").action_mask()
+    environment = vector(pool, action_mask=mask)
+    masks = environment.env_method("action_masks")
+    assert len(masks) == GROUP
+    assert all(np.array_equal(row, mask) for row in masks)
+    assert environment.has_attr("action_masks")

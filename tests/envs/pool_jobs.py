@@ -1,0 +1,58 @@
+"""What the workers of test_pool.py are asked to do; spawned processes import it by name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from taskrl.assemble import Assembled
+from taskrl.errors import DataError
+
+
+def number_of_knobs(assembled: Assembled, offset: int) -> int:
+    return len(assembled.problem.task_space.knobs) + offset
+
+
+def process_id(assembled: Assembled) -> int:
+    return os.getpid()
+
+
+def slow_then_fast(assembled: Assembled, index: int) -> int:
+    time.sleep(0.4 if index == 0 else 0.0)
+    return index
+
+
+def fail(assembled: Assembled) -> None:
+    raise ZeroDivisionError("the job divides by nothing")
+
+
+def fail_politely(assembled: Assembled) -> None:
+    raise DataError("The data are no good; use others.")
+
+
+def die(assembled: Assembled) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(assembled: Assembled) -> None:
+    time.sleep(600)
+
+
+def hang_unless_last(assembled: Assembled, index: int) -> int:
+    if index == 0:
+        time.sleep(600)
+    return index
+
+
+def answer_with_a_lambda(assembled: Assembled) -> Any:
+    return lambda: None
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie counts as dead."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
