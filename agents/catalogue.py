@@ -20,7 +20,7 @@ REPLAY_SIZE = 10_000
 RESERVED = {
     *("policy", "env", "seed", "device", "policy_kwargs", "n_steps", "train_freq", "tensorboard_log", "verbose"),
     *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "action_noise"),
-    "_init_setup_model",
+    *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "optimize_memory_usage", "_init_setup_model"),
 }
 SMALLEST = {"batch_size": 2, "n_epochs": 1, "buffer_size": 1, "stats_window_size": 1, "target_update_interval": 1}
 
@@ -53,7 +53,7 @@ def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
 
 
 def _check_option(key: str, name: str, value: bool | int | float | str, default: object) -> None:
-    """SB3 would meet a value of the wrong type or sign in the middle of a run. A text may be a schedule, or "auto"."""
+    """SB3 would meet a value of the wrong type or sign in the middle of a run; a default of None tells no type."""
     numbers = (int, float)
     if isinstance(default, bool) != isinstance(value, bool) and isinstance(default, bool | int | float):
         raise ConfigError(f"Config key {key!r} has the value {value!r}; expected one like {default!r}.")
@@ -76,10 +76,10 @@ def policy_settings(agent: AgentConfig, kind: AgentKind) -> dict[str, Any]:
 def _ppo(agent: AgentConfig, decisions: int) -> dict[str, Any]:
     """One rollout is one group of episodes, one minibatch is the whole rollout."""
     return {
-        "learning_rate": agent.learning_rate or 1e-2,
+        "learning_rate": agent.learning_rate or 2e-2,
         "n_steps": decisions,
         "batch_size": decisions * agent.group_size,
-        "n_epochs": 10,
+        "n_epochs": 20,
         "gamma": 1.0,
         "gae_lambda": 1.0,
         "clip_range": 0.3,

@@ -127,9 +127,11 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         raise
     finally:
         pool.close()
-        if tracker.run_id:
-            write_result(note, {"run_id": tracker.run_id})
-        tracker.close(status)
+        try:
+            tracker.close(status)
+        finally:  # a short run knows its id only once everything is stored
+            if tracker.run_id:
+                write_result(note, {"run_id": tracker.run_id})
 
 
 def _announce(session: Session) -> None:

@@ -18,8 +18,8 @@ class EpisodeLength:
     is played.
     """
 
-    decisions: int = 6
-    steps_per_decision: int = 20
+    decisions: int = 4
+    steps_per_decision: int = 15
 
     def __post_init__(self) -> None:
         if self.decisions < 2 or self.steps_per_decision < 1:

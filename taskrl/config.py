@@ -3,7 +3,7 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,7 +49,7 @@ class PredictorConfig(Section):
 
     encoder: str = "small"
     width: int = Field(default=32, ge=4, le=512)
-    batch_size: int = Field(default=128, ge=8, le=8192)
+    batch_size: int = Field(default=64, ge=8, le=8192)
     learning_rate: float = Field(default=3e-3, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0, le=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -71,8 +71,8 @@ class RewardConfig(Section):
 class EpisodeConfig(Section):
     """decisions of `steps_per_decision` steps of the reference recipe each (counted in FLOPs)."""
 
-    decisions: int = Field(default=6, ge=2, le=1000)
-    steps_per_decision: int = Field(default=20, ge=1)
+    decisions: int = Field(default=4, ge=2, le=1000)
+    steps_per_decision: int = Field(default=15, ge=1)
 
 
 class AgentConfig(Section):
@@ -83,13 +83,13 @@ class AgentConfig(Section):
     """
 
     name: str = "ppo"
-    episodes: int = Field(default=64, ge=1)
-    group_size: int = Field(default=8, ge=1, le=256)
+    episodes: int = Field(default=128, ge=1)
+    group_size: int = Field(default=16, ge=1, le=256)
     prior_strength: float = Field(default=1.0, ge=0, le=10)
-    persistence: float = Field(default=3.0, ge=0, le=10)
+    persistence: float = Field(default=4.0, ge=0, le=10)
     group_relative: bool = True
     learning_rate: float | None = Field(default=None, gt=0, le=1)
-    hidden: list[int] = []
+    hidden: list[Annotated[int, Field(ge=1, le=4096)]] = []
     options: dict[str, bool | int | float | str] = {}
 
 
@@ -97,8 +97,8 @@ class FinalConfig(Section):
     """Final encoders: paired seeds for every generator; test reads the test images instead of the validation images."""
 
     seeds: int = Field(default=5, ge=0, le=1000)
-    decisions: int = Field(default=6, ge=2, le=1000)
-    steps_per_decision: int = Field(default=60, ge=1)
+    decisions: int = Field(default=4, ge=2, le=1000)
+    steps_per_decision: int = Field(default=40, ge=1)
     generators: list[str] = ["reference", "random", "prior"]
     test: bool = False
 

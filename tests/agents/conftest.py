@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,7 @@ def found(request: pytest.FixtureRequest, searches: Callable[[str], Search]) -> 
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run with MLflow on and one worker; opening the test images would have failed it."""
 
     def refuse(*arguments: object) -> None:
@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
     config = tiny_config(tracking__uri="", final__generators=GENERATORS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Splits, "open_test", refuse)
-        yield train(config, out, quiet())
+        return train(config, out, quiet())
 
 
 def quiet(stream: io.StringIO | None = None) -> Reporter:

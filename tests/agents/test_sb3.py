@@ -163,7 +163,7 @@ def test_options_reach_the_algorithm() -> None:
         ("ppo", {"normalize_advantage": 1}, "like True"),
         ("ppo", {"vf_coef": -0.5}, "at least 0"),
         ("dqn", {"clip_range": 0.2}, "Unknown option of dqn"),
-        *(("ppo", {name: 1}, "Unknown option") for name in ("n_steps", "seed", "device", "rollout_buffer_class")),
+        *(("ppo", {name: 1}, "Unknown option") for name in ("n_steps", "seed", "device", "use_sde")),
     ],
 )
 def test_options_that_do_not_fit_are_sentences(agent: str, options: dict[str, object], sentence: str) -> None:

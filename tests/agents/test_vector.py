@@ -1,63 +1,21 @@
-"""Promises of LockstepVecEnv: groups with a common seed, and the same bits whatever the number of workers."""
+"""Promises of LockstepVecEnv: groups with a common seed, paid by their differences, ending together.
 
-from typing import Any
+That one and two workers give the same bits is shown in tests/envs/test_pool.py, where two workers are at hand.
+"""
 
 import numpy as np
 import pytest
 from stable_baselines3.common.vec_env import VecCheckNan
 
-from agents.vector import LockstepVecEnv
-from envs.observation import ObservationBuilder
-from envs.pool import Pool, ProcessPool, WorkerSetup
-from taskrl.assemble import load_data
+from envs.pool import Pool
 from tests.agents.learning import serial_pool, space_for
+from tests.agents.lockstep import GROUP, actions, rollout, vector
 from tests.envs.tiny import tiny_config
-
-GROUP = 3
-
-
-def vector(pool: Pool, **changes: Any) -> LockstepVecEnv:
-    space = space_for(tiny_config(), "multidiscrete")
-    arguments: dict[str, Any] = {
-        "group_size": GROUP,
-        "observation_space": ObservationBuilder(space).observation_space,
-        "action_space": space.action_space,
-        "action_mask": space.action_mask(),
-        "seed": 0,
-    }
-    return LockstepVecEnv(pool, **(arguments | changes))
-
-
-def actions(count: int, *, seed: int = 0) -> list[np.ndarray]:
-    space = space_for(tiny_config(), "multidiscrete").action_space
-    space.seed(seed)
-    return [np.stack([space.sample() for _ in range(GROUP)]) for _ in range(count)]
-
-
-def rollout(environment: LockstepVecEnv, rows: list[np.ndarray]) -> list[Any]:
-    """Everything but the timings."""
-    steps: list[Any] = [environment.reset()]
-    for row in rows:
-        observations, rewards, dones, infos = environment.step(row)
-        for info in infos:
-            assert set(info.pop("timings")) == {"train_s", "measure_s"}
-        steps.append((observations, rewards, dones, infos))
-    return steps
 
 
 @pytest.fixture(scope="module")
 def pool() -> Pool:
     return serial_pool(tiny_config())
-
-
-def test_rollouts_are_the_same_bits_with_one_and_two_workers(pool: Pool) -> None:
-    config = tiny_config()
-    two = ProcessPool(WorkerSetup(config, load_data(config), "multidiscrete"), num_workers=2, deadline_s=120)
-    try:
-        first, second = (rollout(vector(workers), actions(5)) for workers in (pool, two))
-    finally:
-        two.close()
-    np.testing.assert_equal(first, second)
 
 
 def test_a_group_shares_its_seed_and_the_next_group_has_another(pool: Pool) -> None:

@@ -12,6 +12,7 @@ import pytest
 from envs.pool import ProcessPool, SerialPool, WorkerSetup, open_pool
 from taskrl.assemble import load_data
 from taskrl.errors import DataError, WorkerError
+from tests.agents.lockstep import actions, rollout, vector
 from tests.envs import pool_jobs
 from tests.envs.tiny import play, random_actions, tiny_config, tiny_env
 
@@ -58,6 +59,12 @@ def test_two_fresh_processes_play_the_same_bits_as_this_one(pool: ProcessPool) -
         assert np.array_equal(np.stack(observations), here["observations"])
         assert rewards == here["rewards"]
         assert infos == here["infos"]
+
+
+def test_lockstep_rollouts_are_the_same_bits_with_one_and_two_workers(pool: ProcessPool) -> None:
+    one = SerialPool(setup())
+    first, second = (rollout(vector(workers), actions(5)) for workers in (one, pool))
+    np.testing.assert_equal(first, second)
 
 
 def test_map_gives_every_job_once_and_keeps_the_free_worker_busy(pool: ProcessPool) -> None:

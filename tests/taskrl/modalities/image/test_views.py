@@ -56,7 +56,8 @@ def test_views_stay_in_0_to_1_with_the_shape_of_the_images_at_the_greatest_stren
 def test_each_knob_alone_changes_images_and_differs_from_image_to_image(name: str) -> None:
     images = random_images(1, 3, 24).expand(40, -1, -1, -1)
     result = view(images, **{name: STRONGEST[name]})
-    assert len(result.flatten(1).unique(dim=0)) >= 2
+    either_or = name in ("mirror", "upside_down", "greyscale")
+    assert len(result.flatten(1).unique(dim=0)) >= (2 if either_or else 15)
     assert not torch.equal(result, images / 255)
 
 
