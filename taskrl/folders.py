@@ -57,7 +57,7 @@ def to_json(content: Mapping[str, Any]) -> str:
     try:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise RunFolderError(f"A description must hold finite numbers, texts and lists only ({error}).") from error
+        raise RunFolderError(f"A card must hold finite numbers, texts and lists only ({error}).") from error
 
 
 def write_text(path: Path, text: str) -> None:

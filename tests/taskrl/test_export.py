@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
-import taskrl.export
 from taskrl.errors import RunFolderError
 from taskrl.export import LISTED, EncoderCard, export_encoder, load_exported
+from taskrl.folders import fingerprint
 from taskrl.modalities.image import modeling
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import Encoder
@@ -191,12 +191,12 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, content: str)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no encoder folder"):
+    with pytest.raises(RunFolderError, match="no folder"):
         load_exported(tmp_path / "encoder")
 
 
 def refresh_manifest(folder: Path) -> None:
-    manifest = {"format_version": 1, "files": {name: taskrl.export.fingerprint(folder / name) for name in LISTED}}
+    manifest = {"format_version": 1, "files": {name: fingerprint(folder / name) for name in LISTED}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -65,13 +65,15 @@ def test_resnets_get_the_small_stem_up_to_64_pixels() -> None:
 
 def test_small_net_keeps_a_7x7_map_of_a_28x28_image_and_scales_with_width_and_blocks() -> None:
     encoder = make("small", width=8)
-    assert encoder.feature_map(random_images(2, 1, 28)).shape == (2, 16, 7, 7)
-    assert SmallNet(in_channels=1, width=8, blocks=(1, 1, 1)).feature_dim == 32
+    assert encoder.feature_map(random_images(2, 1, 28)).shape == (2, 32, 7, 7)
+    deeper = SmallNet(in_channels=1, width=8, blocks=(1, 1, 1))
+    assert deeper.feature_map(random_images(2, 1, 28).float()).shape == (2, 32, 4, 4)
 
 
-def test_pooled_features_of_the_small_net_are_the_mean_of_the_map() -> None:
+def test_pooled_features_of_the_small_net_are_mean_plus_maximum_of_the_map() -> None:
     encoder, images = make("small").eval(), random_images(3, 1, 28)
-    torch.testing.assert_close(encoder(images), encoder.feature_map(images).mean(dim=(2, 3)))
+    cells = encoder.feature_map(images)
+    torch.testing.assert_close(encoder(images), cells.mean(dim=(2, 3)) + cells.amax(dim=(2, 3)))
 
 
 def test_no_dropout_and_no_stochastic_depth_remain() -> None:
