@@ -145,7 +145,13 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
             "use the same --objectives and images with as many channels."
         )
     policy = build_policy(agent, space)
-    policy.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        policy.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError:
+        raise RunFolderError(
+            f"The policy in {str(folder)!r} has other choices than these data leave open; "
+            "use the same --forbid and --limit as its run."
+        ) from None
     return SB3TaskPolicy(policy, AGENTS[agent.name], space, agent, seed=seed)
 
 

@@ -7,7 +7,7 @@ from agents.final import FinalJob, Generator, check_generator, generator_named, 
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
-from agents.training import decision_metrics
+from agents.training import data_notes, decision_metrics
 from taskrl.assemble import assemble, load_data
 from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
 from taskrl.errors import RunFolderError
@@ -22,6 +22,8 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
     check_generator(assembled, generator)
+    for note in data_notes(assembled):
+        reporter.say(note)
     run = RunFolder.create(out, assembled.config)
     config = assembled.config
     tracker = open_tracker(

@@ -73,8 +73,10 @@ def centre(policy: BasePolicy, family: str, space: TaskSpace, *, strength: float
     """
     if family == "logits":
         _set(policy.action_net, np.concatenate(space.prior_logits(strength)))
+        # gains are a few hundredths: SB3's first values, of order 1, would bury them in the advantages
+        _set(policy.value_net, np.zeros(1, dtype=np.float32), scale=0.0)
         names = ObservationBuilder(space).names
-        if policy.action_net.in_features == len(names):  # type: ignore[union-attr]
+        if persistence:
             first = names.index(f"last/{space.parts[0].name}/0")
             num_levels = sum(len(part.levels) for part in space.parts)
             with torch.no_grad():

@@ -8,13 +8,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
+PLAIN_WIDTH = 160
 
 
 class Reporter:
     """Where sentences and progress go."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        width = None if sys.stdout.isatty() else PLAIN_WIDTH
+        self.console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
 
     def say(self, sentence: str) -> None:
         """A line on standard output; text is never read as markup."""

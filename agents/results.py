@@ -99,7 +99,7 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
     for title, path in (("Report", run.report), ("Encoder", run.encoder), ("Policy", run.policy)):
         if path.exists():
             reporter.say(f"{title}: {path}")
-    if (run.path / "mlflow.db").exists():
+    if result["config"]["tracking"]["uri"] == "":
         reporter.say(f"MLflow: taskrl mlflow {run.path}")
 
 

@@ -118,7 +118,9 @@ class SB3MetaOptimizer:
             device="cpu",
             **algorithm_settings(self.agent, self._decisions),
         )
-        strength, persistence = self.agent.prior_strength, self.agent.persistence
+        strength = self.agent.prior_strength
+        linear = self.kind.policy == "MlpPolicy" and not self.agent.hidden
+        persistence = self.agent.persistence if linear else 0.0
         centre(model.policy, self.kind.family, space, strength=strength, persistence=persistence)
         return model
 

@@ -69,6 +69,10 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     if gap is None:
         return "The learned policy was not compared with the reference recipe."
     digits = 1 if key == "linear_accuracy" else 3
+    if sum(row["generator"] == LEARNED for row in rows) == 1:
+        return (
+            f"One seed decides nothing: the learned policy is {gap.mean:+.{digits}f} {what} from the reference recipe."
+        )
     text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {what}"
     if gap.low > 0:
         sentence = f"The learned policy beats the reference recipe at equal training compute: {text}"
@@ -109,7 +113,8 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
         "search",
         "s",
     ):
-        table.add_column(title, justify="left" if title == "generator" else "right")
+        name = title == "generator"
+        table.add_column(title, justify="left" if name else "right", no_wrap=name)
     labelled = any(entry["linear"] for entry in entries)
     for entry in entries:
         gap = entry["difference"]

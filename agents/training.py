@@ -137,7 +137,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
 def _announce(session: Session) -> None:
     """What this will cost, before it starts."""
     config, problem = session.config, session.assembled.problem
-    for note in _data_notes(session.assembled):
+    for note in data_notes(session.assembled):
         session.reporter.say(note)
     step = problem.reference_step_flops
     search = config.agent.episodes * config.episode.decisions * config.episode.steps_per_decision * step
@@ -149,7 +149,8 @@ def _announce(session: Session) -> None:
     )
 
 
-def _data_notes(assembled: Assembled) -> list[str]:
+def data_notes(assembled: Assembled) -> list[str]:
+    """What was read: sizes of the roles, and what the loader had to leave out."""
     splits = assembled.splits
     inputs = {
         "pretraining": splits.pretraining.inputs,
@@ -158,7 +159,8 @@ def _data_notes(assembled: Assembled) -> list[str]:
     }
     sizes = ", ".join(f"{len(part)} {name}" for name, part in inputs.items())
     labels = "labels" if splits.fitting else "no labels"
-    return [f"Data: {splits.name}, {sizes} images of {splits.pretraining.inputs.sample_shape}, {labels}."]
+    size = splits.pretraining.inputs.sample_shape
+    return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *(f"Note: {note}." for note in splits.notes)]
 
 
 def _search(session: Session) -> dict[str, float]:

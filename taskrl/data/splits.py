@@ -77,6 +77,7 @@ class Splits:
     class_names: tuple[str, ...]
     split_seed: int
     _test: Test
+    notes: tuple[str, ...] = ()
 
     def open_test(self, log: Callable[[str], None], reason: str) -> Test:
         """The test images. `log` gets a sentence first: every read is on record."""
@@ -115,6 +116,7 @@ def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
         class_names=dataset.class_names,
         split_seed=seed,
         _test=Test(test.inputs, test.labels),
+        notes=dataset.notes,
     )
 
 
