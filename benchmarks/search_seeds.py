@@ -1,6 +1,6 @@
 """The demo under several search seeds: does what was learned hold, and does it reach one hand-turned knob?
 
-    python benchmarks/search_seeds.py --seeds 0 1 2 3 4          # 5 minutes a seed on two cores
+    python benchmarks/search_seeds.py --seeds 0 2 3 4 5          # 5 minutes a seed on two cores
     python benchmarks/search_seeds.py --quick                    # a tiny setting, to see that it runs
 
 Finished seeds are cells, keyed by a hash of their whole configuration; a cell is never measured twice.
@@ -17,9 +17,10 @@ from typing import Any
 from agents.progress import Reporter
 from agents.summary import LEARNED, REFERENCE, UNTRAINED, difference
 from agents.training import train
-from taskrl.config import ExperimentConfig, dump_config, load_config
+from taskrl.assemble import resolve
+from taskrl.config import ExperimentConfig, load_config
 from taskrl.evaluation.statistics import bootstrap
-from taskrl.run_folder import write_result
+from taskrl.run_folder import RunFolder, write_result
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "configs" / "demo.yaml"
@@ -37,10 +38,14 @@ QUICK = [
 def main() -> None:
     """Run what is missing, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 2, 3, 4, 5])
+    parser.add_argument("--adopt", type=Path, nargs="*", default=[], help="Finished runs of the demo to take as cells.")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
+    for run in options.adopt:
+        result = RunFolder.open(run).result()
+        store(result, cell_file(RunFolder.open(run).config(), options.out / "cells"))
     cells = [cell(config_of(seed, options.quick), options.out / "cells") for seed in options.seeds]
     summary = summarise(cells)
     if not options.quick:
@@ -56,17 +61,27 @@ def config_of(seed: int, quick: bool) -> ExperimentConfig:
 
 def cell(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """The finished cell of a configuration, run now if it is missing."""
-    key = hashlib.sha256(dump_config(config).encode()).hexdigest()[:16]
-    path = folder / f"search-seed-{key}.json"
+    path = cell_file(config, folder)
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
-            result = train(config, Path(scratch) / "run", Reporter()).result()
-        kept = ("rows", "floors", "schedule", "choices", "machine", "versions", "config", "verdict")
-        search = {name: value for name, value in result["search"].items() if name != "episodes"}
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        write_result(path, {**{name: result[name] for name in kept}, "search": search, "date": today})
+            store(train(config, Path(scratch) / "run", Reporter()).result(), path)
     return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def cell_file(config: ExperimentConfig, folder: Path) -> Path:
+    """Named by a hash of everything that decides the numbers ("auto" as it resolves here; not tracking or workers)."""
+    values = resolve(config, labelled=True).model_dump(exclude={"tracking", "workers", "worker_deadline_s"})
+    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"search-seed-{key}.json"
+
+
+def store(result: dict[str, Any], path: Path) -> None:
+    """Keep what the summary and a reader need of a finished run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = ("rows", "floors", "schedule", "choices", "machine", "versions", "config", "verdict")
+    search = {name: value for name, value in result["search"].items() if name != "episodes"}
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    write_result(path, {**{name: result[name] for name in kept}, "search": search, "date": today})
 
 
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:

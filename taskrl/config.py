@@ -83,8 +83,8 @@ class AgentConfig(Section):
     """
 
     name: str = "ppo"
-    episodes: int = Field(default=128, ge=1)
-    group_size: int = Field(default=16, ge=1, le=256)
+    episodes: int = Field(default=112, ge=1)
+    group_size: int = Field(default=8, ge=1, le=256)
     prior_strength: float = Field(default=1.0, ge=0, le=10)
     persistence: float = Field(default=4.0, ge=0, le=10)
     group_relative: bool = True

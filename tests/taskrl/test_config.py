@@ -224,7 +224,7 @@ def test_the_shipped_configurations_load(path: Path) -> None:
 
 def test_flattening_names_every_leaf_by_its_path() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
-    assert flatten(ExperimentConfig().model_dump())["agent.episodes"] == 128
+    assert flatten(ExperimentConfig().model_dump())["agent.episodes"] == 112
 
 
 def test_validate_takes_nested_values() -> None:
