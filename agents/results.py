@@ -133,7 +133,7 @@ def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, A
 def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
     curves: dict[str, list[list[float]]] = {}
     for final in finals:
-        if final.qualities:
+        if final.qualities and final.row["quality"] is not None:
             curves.setdefault(str(final.row["generator"]), []).append(final.qualities)
     return curves
 

@@ -31,14 +31,14 @@ class Accuracy:
     knn: float
 
 
-def standardised_pair(fit_ND: Tensor, *others_ND: Tensor) -> tuple[NDArray[np.float64], ...]:
-    """All feature matrices shifted and scaled by the mean and sd of the first."""
+def standardised_pair(fit_ND: Tensor, *others_ND: Tensor) -> tuple[NDArray[np.float32], ...]:
+    """All feature matrices shifted and scaled by the mean and sd of the first; float32, as features are."""
     mean, sd = fit_ND.double().mean(0), fit_ND.double().std(0)
     sd = torch.where(sd > 1e-8, sd, torch.ones_like(sd))
-    return tuple(((part.double() - mean) / sd).cpu().numpy() for part in (fit_ND, *others_ND))
+    return tuple(((part.double() - mean) / sd).float().cpu().numpy() for part in (fit_ND, *others_ND))
 
 
-def linear_classifier(features_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> LogisticRegression:
+def linear_classifier(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> LogisticRegression:
     """L2 logistic regression to convergence; its strength by 5-fold cross-validation inside the given data."""
     num_folds = min(5, int(np.bincount(labels_N)[np.unique(labels_N)].min()))
     best = LOGISTIC_STRENGTHS[0]
@@ -52,7 +52,7 @@ def linear_classifier(features_ND: NDArray[np.float64], labels_N: NDArray[np.int
     return _fit(features_ND, labels_N, best)
 
 
-def _fit(features_ND: NDArray[np.float64], labels_N: NDArray[np.int64], strength: float) -> LogisticRegression:
+def _fit(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64], strength: float) -> LogisticRegression:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=1e-4)
