@@ -39,7 +39,7 @@ from agents.options import (
 )
 from agents.progress import Reporter
 from taskrl.errors import RunFolderError, TaskrlError
-from taskrl.run_folder import RunFolder, versions
+from taskrl.run_folder import RunFolder, refuse_existing, versions
 
 app = typer.Typer(
     help="Learn which self-supervised pretext task an encoder should train on next.",
@@ -193,8 +193,7 @@ def export(
     load_exported(source)
     target = source
     if out is not None:
-        if out.exists() or out.is_symlink():
-            raise RunFolderError(f"The output {str(out)!r} exists already; name another --out or remove it.")
+        refuse_existing(out)
         try:
             shutil.copytree(source, out)
         except OSError as error:

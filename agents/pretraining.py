@@ -11,14 +11,13 @@ from agents.training import data_notes, decision_metrics
 from taskrl.assemble import assemble, load_data
 from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
 from taskrl.errors import RunFolderError
-from taskrl.run_folder import RunFolder
+from taskrl.run_folder import RunFolder, refuse_existing
 from taskrl.tracking import open_tracker
 
 
 def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporter) -> RunFolder:
     """Train one encoder into the new folder `out`. policy: a run folder, or "reference", "random", "fixed:RECIPE"."""
-    if out.exists() or out.is_symlink():
-        raise RunFolderError(f"The output {str(out)!r} exists already; name another --out or remove it.")
+    refuse_existing(out)
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
     check_generator(assembled, generator)

@@ -12,7 +12,7 @@ import numpy as np
 from agents.galleries import view_galleries
 from agents.progress import Reporter
 from agents.rollout import Trace
-from agents.summary import comparison_table, print_table, verdict, warnings_of
+from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
 from taskrl.assemble import Assembled
 from taskrl.folders import read_json
 from taskrl.report import render_report
@@ -21,7 +21,6 @@ from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker
 
 RESULT_VERSION = 1
-LEARNED = "learned"
 
 
 @dataclass(frozen=True)

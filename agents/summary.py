@@ -5,13 +5,12 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.final import SUPERVISED, UNTRAINED
 from taskrl.evaluation.statistics import Interval, bootstrap, paired_difference
 
 REFERENCE = "reference"
 LEARNED = "learned"
 PIXELS = "pixels"
-UNTRAINED = "untrained"
-SUPERVISED = "supervised"
 FLOORS = (SUPERVISED, UNTRAINED)
 BROKEN_MARGIN = 2.0
 Row = Mapping[str, Any]

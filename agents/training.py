@@ -25,20 +25,19 @@ from agents.final import (
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
+from agents.summary import LEARNED
 from envs.pool import Pool, WorkerSetup, open_pool
 from taskrl.assemble import Assembled, assemble, load_data
 from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
-from taskrl.errors import RunFolderError
 from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
-from taskrl.run_folder import RunFolder, write_result
+from taskrl.run_folder import RunFolder, refuse_existing, write_result
 from taskrl.seeding import derive_seed
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker, open_tracker
 
 PRIOR = "prior"
-LEARNED = "learned"
 NUM_REFERENCE_EPISODES = 2
 ARGMAX = "learned-argmax"
 
@@ -60,8 +59,7 @@ class Session:
 
 def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     """Begin a run in the new folder `out` and carry it to its end."""
-    if out.exists() or out.is_symlink():
-        raise RunFolderError(f"The output {str(out)!r} exists already; name another --out or remove it.")
+    refuse_existing(out)
     generators = [generator_named(name) for name in config.final.generators if name != PRIOR]
     dataset, assembled = _prepare(config)
     for generator in generators:

@@ -14,8 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from agents.final import UNTRAINED
 from agents.progress import Reporter
-from agents.summary import LEARNED, REFERENCE, UNTRAINED, difference
+from agents.summary import LEARNED, REFERENCE, difference
 from agents.training import train
 from taskrl.assemble import resolve
 from taskrl.config import ExperimentConfig, load_config

@@ -59,8 +59,7 @@ class RunFolder:
     @staticmethod
     def create(path: Path, config: ExperimentConfig) -> "RunFolder":
         """A new folder with config.yaml. Raises RunFolderError when it exists already or cannot be made."""
-        if os.path.lexists(path):
-            raise RunFolderError(f"The output {str(path)!r} exists already; name another --out or remove it.")
+        refuse_existing(path)
         folder = RunFolder(path.absolute())
         try:
             folder.checkpoints.mkdir(parents=True)
@@ -102,6 +101,12 @@ class RunFolder:
         """Append to the record of reads of the test images."""
         with self.test_reads.open("a", encoding="utf-8") as file:
             file.write(sentence + "\n")
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises RunFolderError when something, even a dangling link, stands at `path`."""
+    if os.path.lexists(path):
+        raise RunFolderError(f"The output {str(path)!r} exists already; name another --out or remove it.")
 
 
 def write_atomically(path: Path, text: str) -> None:
