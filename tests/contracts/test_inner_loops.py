@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from taskrl.meta import MetaProblem
-from taskrl.predictor.inner_loop import InnerLoop, PlainSteps
+from taskrl.predictor.inner_loop import InnerLoop, PlainSteps, StepRules
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import torch_generator
 from taskrl.tasks.task import Mixture
@@ -14,8 +14,10 @@ from taskrl.types import AdaptReport, Budget
 from tests.builders import same_tensors
 
 INNER_LOOPS: dict[str, Callable[[MetaProblem], InnerLoop]] = {
-    "plain": lambda problem: PlainSteps(meter=problem.meter, learning_rate=3e-3),
-    "plain without warm-up": lambda problem: PlainSteps(meter=problem.meter, warmup_share=0.0, head_warmup_steps=0),
+    "plain": lambda problem: PlainSteps(meter=problem.meter, rules=StepRules(learning_rate=3e-3)),
+    "plain without warm-up": lambda problem: PlainSteps(
+        meter=problem.meter, rules=StepRules(warmup_share=0.0, head_warmup_steps=0)
+    ),
 }
 RECIPES = ["reference", "masked=1", "contrastive=0,jigsaw=1,masked=0.5", "masked=1,jigsaw=1"]
 

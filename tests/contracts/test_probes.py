@@ -90,7 +90,7 @@ def test_only_the_panel_measures_without_labels(problem: MetaProblem) -> None:
     if problem.probe_data.labels is None:
         assert problem.probe(pixels, unlabelled).value == measure(problem, pixels).value
     else:
-        assert problem.probe_data.turned is None and problem.probe_data.pair is None
+        assert not problem.probe_data.transforms and problem.probe_data.pair is None
 
 
 def test_changing_only_batch_norm_statistics_earns_nothing(problem: MetaProblem) -> None:

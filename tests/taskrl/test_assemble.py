@@ -13,7 +13,6 @@ from taskrl.data.dataset import InMemory, Part, RawDataset
 from taskrl.errors import ConfigError, DataError
 from taskrl.evaluation.probes import LabelFreePanel, RidgeProbe
 from taskrl.meta import MetaProblem
-from taskrl.modalities.image.objectives.rotation import turn
 from taskrl.tasks.space import Codec
 from tests.builders import blob_dataset, blobs, random_images, same_tensors
 from tests.conftest import TINY
@@ -131,16 +130,14 @@ def test_the_ridge_probe_reads_at_most_so_many_labels_a_class(tiny_images: RawDa
     assert len(problem.probe_data.inputs) == len(problem.probe_data.folds) == 12
 
 
-def test_the_panel_turns_its_images_and_keeps_an_images_turns_in_one_fold(tiny_images: RawDataset) -> None:
+def test_the_panel_turns_its_images_by_quarter_turns(tiny_images: RawDataset) -> None:
     problem = assemble(config(reward__probe="panel", reward__panel_images=16), tiny_images).problem
     data = problem.probe_data
     assert isinstance(problem.probe, LabelFreePanel)
     assert data.labels is None and data.pair is not None
-    assert data.turned is not None and data.turns is not None and data.turned_folds is not None
-    assert len(data.inputs) == 16 and len(data.turned) == 64
-    assert torch.equal(data.turned, turn(data.inputs.repeat(4, 1, 1, 1), data.turns))
-    assert data.turns.bincount().tolist() == [16] * 4
-    assert torch.equal(data.turned_folds.view(4, 16), data.folds.expand(4, 16))
+    assert len(data.inputs) == len(data.folds) == 16 and len(data.transforms) == 4
+    for turns, transform in enumerate(data.transforms):
+        assert torch.equal(transform(data.inputs), data.inputs.rot90(turns, (2, 3)))
     assert not torch.equal(data.pair[0], data.pair[1])
 
 

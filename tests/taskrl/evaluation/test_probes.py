@@ -1,5 +1,6 @@
 """Probes score what is decodable, never what they were fitted on."""
 
+import functools
 import math
 
 import numpy as np
@@ -150,19 +151,17 @@ def test_the_panel_is_the_mean_of_its_two_parts() -> None:
         inputs=images,
         folds=some_folds(20),
         pair=(images, images + 0.1 * noise(20, 3, 2, 2, seed=1)),
-        turned=torch.cat([images.rot90(k, (2, 3)) for k in range(4)]),
-        turns=torch.arange(4).repeat_interleave(20),
-        turned_folds=some_folds(20).repeat(4),
+        transforms=tuple(functools.partial(torch.rot90, k=k, dims=(2, 3)) for k in range(4)),
     )
     quality = LabelFreePanel()(lambda x: x.flatten(1), data)
-    assert data.pair is not None and data.turned is not None and data.turns is not None
-    assert data.turned_folds is not None
-    rotation = ridge_r2(data.turned.flatten(1), F.one_hot(data.turns), data.turned_folds)
+    assert data.pair is not None
+    turned = torch.cat([images.rot90(k, (2, 3)) for k in range(4)]).flatten(1)
+    rotation = ridge_r2(turned, F.one_hot(torch.arange(4).repeat_interleave(20)), some_folds(20).repeat(4))
     instance = instance_discrimination(data.pair[0].flatten(1), data.pair[1].flatten(1))
     assert quality.parts == pytest.approx({"rotation_r2": rotation, "instance": instance})
     assert quality.value == pytest.approx((rotation + instance) / 2)
 
 
 def test_the_panel_without_its_measuring_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="pairs and turned inputs"):
+    with pytest.raises(ValueError, match="pairs and transforms"):
         LabelFreePanel()(lambda x: x.flatten(1), ProbeData(inputs=torch.zeros(4, 2), folds=torch.arange(4) % 2))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from taskrl.predictor.compute import FlopMeter
-from taskrl.predictor.inner_loop import LOSS_WINDOW, PlainSteps
+from taskrl.predictor.inner_loop import LOSS_WINDOW, PlainSteps, StepRules
 from taskrl.predictor.predictor import Predictor
 from taskrl.tasks.task import Mixture
 from taskrl.types import AdaptReport
@@ -21,7 +21,7 @@ FROZEN = toy_flops(8, frozen=True)
 def adapt(
     predictor: Predictor, task: Mixture, flops: float, start: float = 0.0, end: float = 1.0, **settings: float
 ) -> AdaptReport:
-    loop = PlainSteps(meter=FlopMeter(), **settings)  # type: ignore[arg-type]
+    loop = PlainSteps(meter=FlopMeter(), rules=StepRules(**settings))  # type: ignore[arg-type]
     return loop.adapt(predictor, task, endless(), generator(), budget(flops, start, end))
 
 
@@ -74,7 +74,7 @@ def test_a_head_met_by_a_trained_encoder_is_warmed_with_the_encoder_frozen_and_c
 
     task = ToyTask("new", spy=spy)
     meter = FlopMeter()
-    loop = PlainSteps(meter=meter, head_warmup_steps=3)
+    loop = PlainSteps(meter=meter)
     counting = ToyTask("new")
     predictor_for_counting = with_heads(counting)
     for frozen in (True, False):
