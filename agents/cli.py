@@ -39,7 +39,8 @@ from agents.options import (
 )
 from agents.progress import Reporter
 from taskrl.errors import RunFolderError, TaskrlError
-from taskrl.run_folder import RunFolder, refuse_existing, versions
+from taskrl.machine import versions
+from taskrl.run_folder import RunFolder, refuse_existing
 
 app = typer.Typer(
     help="Learn which self-supervised pretext task an encoder should train on next.",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from taskrl.run_folder import machine, versions
+from taskrl.machine import machine, versions
 
 MIN_FREE_BYTES = 2 * 10**9
 MINOR_OFFSET = 15

@@ -26,7 +26,9 @@ from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
 from agents.summary import LEARNED
-from envs.pool import Pool, WorkerSetup, open_pool
+from envs.host import WorkerSetup
+from envs.pool import Pool
+from envs.workers import open_pool
 from taskrl.assemble import Assembled, assemble, load_data
 from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
@@ -110,9 +112,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
     )
     codec = AGENTS[config.agent.name].codec
-    pool = open_pool(
-        WorkerSetup(config, dataset, codec), num_workers=config.workers, deadline_s=config.worker_deadline_s
-    )
+    pool = open_pool(WorkerSetup(config, dataset, codec), warn=lambda sentence: reporter.say(f"Warning: {sentence}"))
     status = "FAILED"
     try:
         tracker.log_params(flatten(config.model_dump()))

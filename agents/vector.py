@@ -4,7 +4,8 @@ The number of environments is a setting of the agent (its group of episodes); th
 of them run at the same time. Seeds are keyed by the episode's index, so results do not depend on the workers.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from envs.host import Stepped
 from envs.pool import Pool
 from taskrl.seeding import derive_seed
 
@@ -44,6 +46,8 @@ class LockstepVecEnv(VecEnv):
         self.num_groups_begun = first_group
         self._group_relative = group_relative
         self._actions: NDArray[Any] | None = None
+        self._index = 0
+        self._asked = self._answered = time.perf_counter()
         self.render_mode = None
         super().__init__(group_size, observation_space, action_space)
 
@@ -51,28 +55,44 @@ class LockstepVecEnv(VecEnv):
         """Begin the next group of episodes."""
         seed = derive_seed(self._seed_of_search, "search", self.num_groups_begun)
         self.num_groups_begun += 1
+        self._index = 0
         results = self._everywhere("reset", [(seed,)] * self.num_envs)
         self.reset_infos = [info for _, info in results]
         return np.stack([observation for observation, _ in results])
 
     def step_async(self, actions: NDArray[Any]) -> None:
         self._actions = actions
+        self._asked = time.perf_counter()
 
     def step_wait(self) -> VecEnvStepReturn:
         """One decision everywhere; when the episodes end, the next group begins."""
         assert self._actions is not None
-        results = self._everywhere("step", [(action,) for action in self._actions])
+        stepped: list[Stepped] = self._everywhere("step", [(self._index, action) for action in self._actions])
+        self._index += 1
+        results = [answer.values for answer in stepped]
         observations = np.stack([result[0] for result in results])
         rewards = np.array([result[1] for result in results], dtype=np.float32)
         dones = np.array([result[2] or result[3] for result in results])
+        timings = self._timings([answer.timings for answer in stepped])
         infos: list[dict[str, Any]] = []
-        for row, (observation, reward, terminated, truncated, info, timings) in enumerate(results):
-            extra = {"reward": reward, "action": self._actions[row], "timings": timings}
+        for row, (observation, reward, terminated, truncated, info) in enumerate(results):
+            extra = {"reward": reward, "action": self._actions[row], "timings": timings[row]}
             info = {**info, **extra, "TimeLimit.truncated": truncated and not terminated}
             infos.append(info | ({"terminal_observation": observation} if dones[row] else {}))
         if dones.all():
             observations = np.asarray(self.reset())
+        self._answered = time.perf_counter()
         return observations, self._paid(rewards), dones, infos
+
+    def _timings(self, timings: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+        """Each environment's timings with the decision's: seconds since the last one's answer, those of policy, log and
+        learner, and the share of all but training (policy, log, learner, measuring).
+        """
+        policy_s = self._asked - self._answered
+        decision_s = time.perf_counter() - self._answered
+        measure_s = sum(row["measure_s"] for row in timings) / self._pool.num_workers
+        whole = {"policy_s": policy_s, "decision_s": decision_s, "overhead_share": (policy_s + measure_s) / decision_s}
+        return [{**row, **whole} for row in timings]
 
     def close(self) -> None:
         """The pool belongs to whoever opened it."""

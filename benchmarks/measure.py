@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from taskrl.run_folder import machine, versions, write_result
+from taskrl.machine import machine, versions
+from taskrl.run_folder import write_result
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

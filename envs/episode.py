@@ -1,15 +1,19 @@
 """Episode: how long one pretraining run is and where it stands."""
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from taskrl.errors import ConfigError
-from taskrl.predictor.predictor import Predictor
+from taskrl.predictor.predictor import Predictor, Snapshot
 from taskrl.tasks.spec import TaskSpec
 from taskrl.types import AdaptReport, Budget, Compute, Quality
+
+KEPT = ("flops_per_decision", "num_decisions", "quality", "specs", "report", "trained", "measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,29 @@ class EpisodeLength:
             )
 
 
+class CountedBatches:
+    """Batches, and how many were taken, so that another process can go on at the same place."""
+
+    def __init__(self, batches: Iterator[Tensor], *, num_taken: int = 0) -> None:
+        self._batches = batches
+        self.num_taken = num_taken
+
+    def __iter__(self) -> "CountedBatches":
+        return self
+
+    def __next__(self) -> Tensor:
+        batch = next(self._batches)
+        self.num_taken += 1
+        return batch
+
+
 @dataclass
 class EpisodeState:
     """The mutable part of a running episode."""
 
+    seed: int
     predictor: Predictor
-    batches: Iterator[Tensor]
+    batches: CountedBatches
     rng: torch.Generator
     flops_per_decision: int
     num_decisions: int
@@ -61,3 +82,34 @@ class EpisodeState:
             start=num / self.num_decisions,
             end=(num + 1) / self.num_decisions,
         )
+
+    def pack(self) -> bytes:
+        """Everything that `PackedEpisode.resumed` needs."""
+        kept = {name: getattr(self, name) for name in KEPT}
+        snapshot, rng_state = self.predictor.snapshot(), self.rng.get_state()
+        packed = PackedEpisode(self.seed, self.batches.num_taken, rng_state, snapshot, kept)
+        return pickle.dumps(packed, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+@dataclass(frozen=True)
+class PackedEpisode:
+    """A running episode without what can be made again from its seed."""
+
+    seed: int
+    num_batches: int
+    rng_state: Tensor
+    predictor: Snapshot
+    kept: dict[str, Any]
+
+    @staticmethod
+    def unpack(data: bytes) -> "PackedEpisode":
+        packed = pickle.loads(data)
+        assert isinstance(packed, PackedEpisode)
+        return packed
+
+    def resumed(self, predictor: Predictor, batches: CountedBatches) -> EpisodeState:
+        """The episode on a fresh predictor of its seed and the batches that are still to come."""
+        predictor.restore(self.predictor)
+        rng = torch.Generator(device=predictor.device)
+        rng.set_state(self.rng_state)
+        return EpisodeState(seed=self.seed, predictor=predictor, batches=batches, rng=rng, **self.kept)

@@ -1,68 +1,26 @@
-"""Worker processes that each own environments and run jobs on the same problem.
+"""Pools: workers that each own environments and run jobs on the same problem.
 
-A pool knows nothing of Stable-Baselines3. Each worker has one torch thread and shares the images of the parent. A
-worker that raises, dies or runs past its deadline is named in a WorkerError with its traceback; nothing waits for ever.
+A pool knows nothing of Stable-Baselines3. Where its workers live (processes, Ray actors) is a transport's business.
+A worker that dies or runs past its deadline is named, replaced, and its environments go on from their last snapshots;
+one that raises is named with its traceback. Results do not depend on the workers' number, nor on what happened to them.
 """
 
-import pickle
-import signal
-import threading
+import os
 import time
-import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, final
 
 import torch
-import torch.multiprocessing as tmp
 
-from envs.factory import make_env
-from envs.task_generation import TaskGenerationEnv
-from taskrl.assemble import Assembled, assemble
-from taskrl.config import ExperimentConfig
-from taskrl.data.dataset import RawDataset
-from taskrl.errors import TaskrlError, WorkerError
-from taskrl.tasks.space import Codec
+from envs.host import ERROR as FAILED
+from envs.host import USER_ERROR, EnvHost, Job, Request, Stepped, WorkerSetup
+from taskrl.errors import WorkerError
 
 START_DEADLINE_S = 120.0
-STOP_DEADLINE_S = 5.0
-Job = Callable[..., Any]
-"""A function of a module, called in the worker as job(assembled, *arguments)."""
-
-
-@dataclass(frozen=True)
-class WorkerSetup:
-    """What a worker builds its problem from."""
-
-    config: ExperimentConfig
-    dataset: RawDataset
-    codec: Codec
-
-
-class EnvHost:
-    """The worker's side: one assembled problem, any number of environments on it."""
-
-    def __init__(self, setup: WorkerSetup) -> None:
-        self.assembled: Assembled = assemble(setup.config, setup.dataset, codec=setup.codec)
-        self._episode = setup.config.episode
-        self._envs: dict[int, TaskGenerationEnv] = {}
-
-    def reset(self, env_id: int, seed: int) -> tuple[Any, dict[str, Any]]:
-        """Observation and info of a fresh episode of environment `env_id` (made on first use)."""
-        if env_id not in self._envs:
-            self._envs[env_id] = make_env(self.assembled.problem, self._episode)
-        return self._envs[env_id].reset(seed=seed)
-
-    def step(self, env_id: int, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any], dict[str, float]]:
-        """Gymnasium's five values and the timings of the step."""
-        env = self._envs[env_id]
-        return (*env.step(action), dict(env.timings))
-
-    def run(self, job: Job, *arguments: Any) -> Any:
-        """Any other work on the problem."""
-        return job(self.assembled, *arguments)
+MAX_ATTEMPTS = 2
+Warn = Callable[[str], None]
 
 
 class Pool(Protocol):
@@ -80,23 +38,60 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-class SerialPool:
-    """The same calls in this process: one worker, no other processes."""
+class Lost(Exception):
+    """A worker is gone; the message says how."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
-        torch.set_num_threads(1)
+
+class Transport(Protocol):
+    """Workers that take requests and give answers in order. A dead worker shows itself in `wait` and `receive`."""
+
+    num_workers: int
+
+    def start(self, worker: int) -> None:
+        """A fresh worker in place of whatever there was; returns before it is ready."""
+        ...
+
+    def send(self, worker: int, request: Request) -> None: ...
+
+    def wait(self, workers: Sequence[int], timeout_s: float) -> list[int]:
+        """Those of `workers` that have an answer or are dead, as soon as there is one."""
+        ...
+
+    def receive(self, worker: int) -> tuple[str, Any]:
+        """What `envs.host.answer` gave. Raises Lost when the worker is dead."""
+        ...
+
+    def kill(self, worker: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SerialPool:
+    """The same calls in this process: one worker. With `batched`, waiting steps are taken as one."""
+
+    def __init__(self, setup: WorkerSetup, *, batched: bool = False) -> None:
+        torch.set_num_threads((os.cpu_count() or 1) if batched else 1)
         self._host = EnvHost(setup)
-        self._results: list[Any] = []
+        self._batched = batched
+        self._waiting: list[Request] = []
+        self._results: deque[Any] = deque()
 
     @property
     def num_workers(self) -> int:
         return 1
 
     def call(self, worker: int, method: str, *arguments: Any) -> None:
-        self._results.append(getattr(self._host, method)(*arguments))
+        self._waiting.append((method, arguments))
 
     def result(self, worker: int) -> Any:
-        return self._results.pop(0)
+        """The result of the oldest call. An error drops the calls that waited with it."""
+        if not self._results:
+            waiting, self._waiting = self._waiting, []
+            if self._batched and all(method == "step" for method, _ in waiting):
+                self._results.extend(self._host.step_all([(row[0], row[1], row[2]) for _, row in waiting]))
+            else:
+                self._results.extend(getattr(self._host, method)(*row) for method, row in waiting)
+        return self._results.popleft()
 
     def map(self, job: Job, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """(index, result) of each job."""
@@ -105,163 +100,153 @@ class SerialPool:
 
     def close(self) -> None:
         self._results.clear()
+        self._waiting.clear()
 
 
-class ProcessPool:
-    """`num_workers` spawned processes, each with an EnvHost."""
+@dataclass
+class _Call:
+    """A request that has not been answered. private: its answer is for the pool, not for the caller."""
 
-    def __init__(self, setup: WorkerSetup, *, num_workers: int, deadline_s: float) -> None:
+    request: Request
+    private: bool = False
+    attempts: int = 1
+
+
+@dataclass
+class _Books:
+    """One worker: calls in the order they were sent, the last snapshot of each of its environments, and when the
+    oldest call began to be worked on.
+    """
+
+    calls: deque[_Call] = field(default_factory=deque)
+    snapshots: dict[int, Request] = field(default_factory=dict)
+    begun: float = 0.0
+    ready: bool = False
+
+
+@final
+class WorkerPool:
+    """Workers of a transport, watched over."""
+
+    def __init__(self, transport: Transport, *, deadline_s: float, warn: Warn) -> None:
         """deadline_s: longest time that one call may take. Returns at once; the first results wait for the start."""
+        self._transport = transport
         self._deadline_s = deadline_s
-        context = tmp.get_context("spawn")
-        self._connections: list[Connection] = []
-        self._processes = []
-        self._started = [False] * num_workers
-        for worker in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, setup), name=f"taskrl-worker-{worker}", daemon=True)
-            with _ctrl_c_ignored():
-                process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
+        self._warn = warn
+        self._books = [_Books() for _ in range(transport.num_workers)]
+        for worker in range(self.num_workers):
+            transport.start(worker)
 
     @property
     def num_workers(self) -> int:
-        return len(self._processes)
+        return self._transport.num_workers
 
     def call(self, worker: int, method: str, *arguments: Any) -> None:
-        """Queue EnvHost.`method` on `worker`. Raises WorkerError when the worker is gone."""
-        try:
-            self._connections[worker].send((method, arguments))
-        except (BrokenPipeError, OSError):
-            raise WorkerError(self._obituary(worker)) from None
+        """Queue EnvHost.`method` on `worker`."""
+        self._send(worker, _Call((method, arguments)))
 
     def result(self, worker: int) -> Any:
-        """The next result of `worker`. Raises WorkerError when it raised, died or is late."""
-        deadline_s = self._deadline_s + (0 if self._started[worker] else START_DEADLINE_S)
-        connection = self._connections[worker]
-        if not connection.poll(deadline_s):
-            self._processes[worker].kill()
-            raise WorkerError(
-                f"Worker {worker} gave no answer within {deadline_s:g} s and was stopped; "
-                "raise worker_deadline_s or make decisions shorter."
-            )
-        try:
-            kind, value = connection.recv()
-        except (EOFError, ConnectionResetError):
-            raise WorkerError(self._obituary(worker)) from None
-        self._started[worker] = True
-        if kind == "user error":
-            raise value
-        if kind == "error":
-            raise WorkerError(f"Worker {worker} failed:\n{value}")
-        return value
+        """The next result of `worker`. Raises WorkerError when it raised, or died or was late twice over the same
+        call.
+        """
+        while True:
+            self._transport.wait([worker], self._time_left(worker))
+            found = self._settle(worker)
+            if found:
+                return found[0]
 
     def map(self, job: Job, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """(index, result) of each job as they finish; every worker takes the next job when it is free."""
-        waiting = list(enumerate(arguments))
-        running: dict[int, tuple[int, float]] = {}
-        for worker in range(min(self.num_workers, len(waiting))):
-            running[worker] = self._begin(worker, job, waiting.pop(0))
+        waiting = deque(enumerate(arguments))
+        running: dict[int, int] = {}
+
+        def give(worker: int) -> None:
+            if waiting:
+                running[worker], row = waiting.popleft()
+                self.call(worker, "run", job, *row)
+
+        for worker in range(self.num_workers):
+            give(worker)
         while running:
-            ready = wait([self._connections[worker] for worker in running], timeout=self._time_left(running))
-            workers = [worker for worker in running if self._connections[worker] in ready] or [
-                min(running, key=lambda worker: self._due(worker, running[worker][1]))
-            ]
-            for worker in workers:
-                index = running.pop(worker)[0]
-                value = self.result(worker) if ready else self._too_late(worker)
-                yield index, value
-                if waiting:
-                    running[worker] = self._begin(worker, job, waiting.pop(0))
+            soonest = min(running, key=self._time_left)
+            for worker in self._transport.wait(list(running), self._time_left(soonest)) or [soonest]:
+                found = self._settle(worker)
+                if found:
+                    index = running.pop(worker)
+                    give(worker)
+                    yield index, found[0]
 
     def close(self) -> None:
-        """Stop every worker; those that do not stop within 5 s are killed."""
-        for connection in self._connections:
-            try:
-                connection.send(None)
-            except OSError:
-                continue
-        deadline = time.monotonic() + STOP_DEADLINE_S
-        for process in self._processes:
-            process.join(max(0.1, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join(STOP_DEADLINE_S)
-        for connection in self._connections:
-            connection.close()
+        """Stop every worker, at the latest after some seconds."""
+        self._transport.close()
 
-    def _begin(self, worker: int, job: Job, item: tuple[int, tuple[Any, ...]]) -> tuple[int, float]:
-        self.call(worker, "run", job, *item[1])
-        return item[0], time.monotonic()
+    def _send(self, worker: int, call: _Call) -> None:
+        books = self._books[worker]
+        if not books.calls:
+            books.begun = time.monotonic()
+        books.calls.append(call)
+        self._transport.send(worker, call.request)
 
-    def _time_left(self, running: dict[int, tuple[int, float]]) -> float:
-        first_due = min(self._due(worker, begun) for worker, (_, begun) in running.items())
-        return max(0.0, first_due - time.monotonic())
+    def _time_left(self, worker: int) -> float:
+        books = self._books[worker]
+        allowed = self._deadline_s + (0 if books.ready else START_DEADLINE_S)
+        return max(0.0, books.begun + allowed - time.monotonic())
 
-    def _due(self, worker: int, begun: float) -> float:
-        """When a call that was sent at `begun` is late; the first one waits for the start as well."""
-        return begun + self._deadline_s + (0 if self._started[worker] else START_DEADLINE_S)
-
-    def _too_late(self, worker: int) -> Any:
-        self._processes[worker].kill()
-        raise WorkerError(
-            f"Worker {worker} did not finish its job within {self._deadline_s:g} s and was stopped; "
-            "raise worker_deadline_s."
-        )
-
-    def _obituary(self, worker: int) -> str:
-        process = self._processes[worker]
-        process.join(1.0)
-        code = process.exitcode
-        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        return f"Worker {worker} {how}; if memory ran out, use fewer workers or a smaller batch."
-
-
-def open_pool(setup: WorkerSetup, *, num_workers: int, deadline_s: float) -> Pool:
-    """One worker runs in this process, several in processes of their own; results do not depend on their number."""
-    if num_workers == 1:
-        return SerialPool(setup)
-    return ProcessPool(setup, num_workers=num_workers, deadline_s=deadline_s)
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """A process begun here inherits it, so that Ctrl-C during its imports prints no traceback."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _serve(connection: Connection, setup: WorkerSetup) -> None:
-    """The worker's main loop. Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    host: EnvHost | None = None
-    while True:
+    def _settle(self, worker: int) -> tuple[Any] | None:
+        """The caller's next result if it is there; a lost worker is replaced on the way."""
+        books = self._books[worker]
+        ready = self._transport.wait([worker], 0)
+        if not ready and self._time_left(worker) > 0:
+            return None
         try:
-            request = connection.recv()
-        except (EOFError, OSError):
-            return
-        if request is None:
-            return
+            if not ready:
+                self._transport.kill(worker)
+                raise Lost(f"Worker {worker} gave no answer within {self._deadline_s:g} s and was stopped")
+            kind, value = self._transport.receive(worker)
+        except Lost as lost:
+            self._replace(worker, str(lost))
+            return None
+        call = books.calls.popleft()
+        books.ready, books.begun = True, time.monotonic()
+        if kind == USER_ERROR:
+            raise value
+        if kind == FAILED:
+            raise WorkerError(f"Worker {worker} failed:\n{value}")
+        self._remember(books, call.request, value)
+        return None if call.private else (value,)
+
+    def _remember(self, books: _Books, request: Request, value: Any) -> None:
+        """What would bring an environment back to where it is now."""
         method, arguments = request
-        try:
-            host = host or EnvHost(setup)
-            answer: tuple[str, Any] = ("result", getattr(host, method)(*arguments))
-        except TaskrlError as error:
-            answer = ("user error", error)
-        except Exception:  # noqa: BLE001 (whatever it is, the parent reports it)
-            answer = ("error", traceback.format_exc())
-        try:
-            connection.send(answer)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            connection.send(("error", f"the result of {method} cannot be pickled:\n{traceback.format_exc()}"))
-        except OSError:
-            return
+        if method == "reset":
+            books.snapshots[arguments[0]] = request
+        elif isinstance(value, Stepped):
+            if value.snapshot is None:
+                books.snapshots.pop(arguments[0], None)
+            else:
+                books.snapshots[arguments[0]] = ("restore", (arguments[0], value.snapshot))
+
+    def _replace(self, worker: int, how: str) -> None:
+        """A fresh worker that restores the environments and takes over the calls. Raises WorkerError, and drops the
+        oldest call, when that has cost a worker before.
+        """
+        books = self._books[worker]
+        calls = [call for call in books.calls if not call.private]
+        hopeless = calls[0].attempts >= MAX_ATTEMPTS
+        if hopeless:
+            calls.pop(0)
+        else:
+            calls[0].attempts += 1
+        books.calls.clear()
+        books.ready = False
+        self._transport.start(worker)
+        for request in books.snapshots.values():
+            self._send(worker, _Call(request, private=True))
+        for call in calls:
+            self._send(worker, call)
+        if hopeless:
+            raise WorkerError(
+                f"{how}, {MAX_ATTEMPTS} times over the same call; if memory ran out, use fewer workers or a smaller "
+                "batch; if decisions take longer, raise worker_deadline_s."
+            )
+        self._warn(f"{how}; a new worker goes on from its last snapshots.")

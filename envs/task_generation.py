@@ -8,12 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs.episode import EpisodeLength, EpisodeState
+from envs.episode import CountedBatches, EpisodeLength, EpisodeState, PackedEpisode
 from envs.observation import ObservationBuilder, collapse_signals
 from taskrl.meta import MetaProblem
+from taskrl.predictor.inner_loop import Assignment
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import derive_seed, torch_generator
-from taskrl.types import Compute, Outcome, Quality
+from taskrl.tasks.spec import TaskSpec
+from taskrl.types import AdaptReport, Compute, Outcome, Quality
+
+StepResult = tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]
 
 
 class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
@@ -43,6 +47,8 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         self.render_mode = None
         self.timings: dict[str, float] = {}
         self._state: EpisodeState | None = None
+        self._spec: TaskSpec | None = None
+        self._begun = 0.0
 
     @property
     def predictor(self) -> Predictor:
@@ -54,6 +60,11 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         """Compute of the present episode so far: training, measuring."""
         state = self._running()
         return state.trained, state.measured
+
+    @property
+    def num_decisions(self) -> int:
+        """Decisions taken in the present episode; 0 before the first reset."""
+        return len(self._state.specs) if self._state else 0
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which choices the user's knowledge leaves open (for MaskablePPO)."""
@@ -67,8 +78,9 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         episode_seed = int(seed) if seed is not None else int(self.np_random.integers(2**62))
         predictor = self.problem.make_predictor(derive_seed(episode_seed, "predictor"))
         self._state = EpisodeState(
+            seed=episode_seed,
             predictor=predictor,
-            batches=self.problem.stream.batches(torch_generator(episode_seed, "order")),
+            batches=self._batches(episode_seed),
             rng=torch_generator(episode_seed, "views", device=predictor.device),
             flops_per_decision=self.episode.steps_per_decision * self.problem.reference_step_flops,
             num_decisions=self.episode.decisions,
@@ -78,15 +90,48 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         self._state.quality = quality
         return self._observation(features), {"quality": quality.value, "quality_parts": dict(quality.parts)}
 
-    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def snapshot(self) -> bytes:
+        """The present episode as bytes for `restore`, in this process or another."""
+        return self._running().pack()
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on where an environment on an equal problem was when it took `snapshot` (trusted: it is unpickled)."""
+        packed = PackedEpisode.unpack(snapshot)
+        predictor = self.problem.make_predictor(derive_seed(packed.seed, "predictor"))
+        self._spec = None
+        self._state = packed.resumed(predictor, self._batches(packed.seed, skip=packed.num_batches))
+
+    def _batches(self, seed: int, *, skip: int = 0) -> CountedBatches:
+        order = torch_generator(seed, "order")
+        return CountedBatches(self.problem.stream.batches(order, skip=skip), num_taken=skip)
+
+    def step(self, action: Any) -> StepResult:
         """Train on the task that `action` chose. Raises ValueError, before any change, when it is not in the space."""
+        work = self.begin(action)
+        report = self.problem.inner_loop.adapt(work.predictor, work.task, work.batches, work.rng, work.budget)
+        return self.finish(report)
+
+    def begin(self, action: Any) -> Assignment:
+        """The first half of `step`: what is to be trained. Whoever trains it hands the report to `finish`."""
         state = self._running()
         if state.done:
             raise gymnasium.error.ResetNeeded("the episode is over; call reset() before step()")
-        started = time.perf_counter()
-        spec = self.problem.task_space.decode(action)
-        task = self.problem.build_task(spec)
-        report = self.problem.inner_loop.adapt(state.predictor, task, state.batches, state.rng, state.next_budget())
+        self._begun = time.perf_counter()
+        self._spec = self.problem.task_space.decode(action)
+        return Assignment(
+            predictor=state.predictor,
+            task=self.problem.build_task(self._spec),
+            batches=state.batches,
+            rng=state.rng,
+            budget=state.next_budget(),
+        )
+
+    def finish(self, report: AdaptReport) -> StepResult:
+        """The second half of `step`: measure, pay, observe."""
+        state = self._running()
+        if self._spec is None:
+            raise gymnasium.error.ResetNeeded("call begin() before finish()")
+        spec, self._spec = self._spec, None
         trained = time.perf_counter()
         before = state.quality
         state.specs.append(spec)
@@ -95,7 +140,7 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         state.quality, features = self._measure(state)
         reward = self.problem.reward(Outcome(before=before, after=state.quality, report=report))
         observation = self._observation(features)
-        self.timings = {"train_s": trained - started, "measure_s": time.perf_counter() - trained}
+        self.timings = {"train_s": trained - self._begun, "measure_s": time.perf_counter() - trained}
         info = {
             "spec": spec.to_json(),
             "reward_parts": dict(reward.parts),

@@ -20,21 +20,25 @@ from taskrl.evaluation.reward import Gain
 from taskrl.meta import MetaProblem
 from taskrl.modalities.image.datasets import load_images
 from taskrl.modalities.image.encoders import make_encoder
+from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.objectives.catalogue import MASKED_OBJECTIVES, image_objectives
 from taskrl.modalities.image.objectives.rotation import NUM_TURNS
 from taskrl.modalities.image.views import make_view, view_knobs
+from taskrl.predictor.batched import BatchedSteps
 from taskrl.predictor.compute import FlopMeter
 from taskrl.predictor.inner_loop import PlainSteps, StepRules
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import torch_generator
 from taskrl.tasks.build import build_mixture
 from taskrl.tasks.space import Codec, Knob, TaskSpace, restrict
+from taskrl.tuning import tuned
 from taskrl.types import Inputs, ProbeData, pick_device
 
 MASK_RATIO = Knob(name="mask_ratio", levels=(0.3, 0.6, 0.75), reference=1, logit=0.0, used_by=MASKED_OBJECTIVES)
 WEAK_VIEW = {"crop": 0.6, "jitter": 0.2, "noise": 0.05}
 NUM_CALIBRATION = 256
 NUM_STATISTICS = 2000
+ChannelStatistics = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,10 @@ def task_space(config: ExperimentConfig, sample_shape: Sequence[int], codec: Cod
 
 
 def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "multidiscrete") -> Assembled:
-    """Split the data and build every part. Raises ConfigError or DataError, one sentence each."""
+    """Split the data, settle what the configuration leaves open, and build every part.
+
+    Raises ConfigError or DataError, one sentence each.
+    """
     splits = make_splits(dataset, seed=config.data.split_seed)
     shape = splits.pretraining.inputs.sample_shape
     config = resolve(config, labelled=splits.probe.labels is not None)
@@ -87,14 +94,18 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
             f"{dataset.name} leaves {len(splits.pretraining.inputs)} pretraining images, fewer than one batch of "
             f"{config.predictor.batch_size}; set predictor.batch_size lower or give more images."
         )
-    space = task_space(config, shape, codec)
-    device = pick_device(config.predictor.device)
-    mean, std = _channel_statistics(splits.pretraining.inputs)
-    settings = config.predictor
-    _, encoder_config = _encoder(config, shape, mean, std, seed=0)
+    statistics = _channel_statistics(splits.pretraining.inputs)
+    config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape)
+    _, encoder_config = _encoder(config, shape, statistics, seed=0)
+    return Assembled(_problem(config, splits, statistics, codec), splits, config, encoder_config)
+
+
+def _problem(config: ExperimentConfig, splits: Splits, statistics: ChannelStatistics, codec: Codec) -> MetaProblem:
+    settings, shape = config.predictor, splits.pretraining.inputs.sample_shape
+    device = pick_device(settings.device)
 
     def make_predictor(seed: int) -> Predictor:
-        encoder, _ = _encoder(config, shape, mean, std, seed=seed)
+        encoder, _ = _encoder(config, shape, statistics, seed=seed)
         return Predictor(
             encoder,
             feature_dim=encoder.feature_dim,
@@ -106,34 +117,31 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
             seed=seed,
         )
 
-    meter = FlopMeter()
-    calibration = _first(splits.pretraining.inputs, NUM_CALIBRATION, seed=config.data.split_seed).to(device)
+    meter, rules = FlopMeter(), StepRules(learning_rate=settings.learning_rate)
     probe, probe_data = _probe(config, splits.probe, device)
     problem = MetaProblem(
-        task_space=space,
+        task_space=task_space(config, shape, codec),
         build_task=lambda spec: build_mixture(spec, image_objectives(), shape),
         make_predictor=make_predictor,
-        inner_loop=PlainSteps(meter=meter, rules=StepRules(learning_rate=settings.learning_rate)),
+        inner_loop=PlainSteps(meter=meter, rules=rules),
+        batched_loop=BatchedSteps(meter=meter, rules=rules),
         stream=BatchStream(splits.pretraining.inputs, settings.batch_size),
         probe=probe,
         probe_data=probe_data,
-        calibration=calibration,
+        calibration=_first(splits.pretraining.inputs, NUM_CALIBRATION, seed=config.data.split_seed).to(device),
         reward=Gain(scale=config.reward.scale),
         meter=meter,
         reference_step_flops=0,
     )
-    return Assembled(_with_unit(problem, settings.batch_size), splits, config, encoder_config)
+    return _with_unit(problem, settings.batch_size)
 
 
 def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
-    """Replace every "auto" by what it means here, so that the run folder says what ran."""
+    """Replace every "auto" that needs no measuring by what it means here, so that the run folder says what ran."""
     predictor, reward = config.predictor, config.reward
     device = pick_device(predictor.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"Device {predictor.device!r} is not there (no CUDA GPU found); use --device auto or cpu.")
-    precision = predictor.precision
-    if precision == "auto":
-        precision = "bf16" if _has_fast_bf16(device) else "fp32"
     probe = reward.probe
     if probe == "auto":
         probe = "ridge" if labelled else "panel"
@@ -141,24 +149,18 @@ def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
         raise ConfigError("The ridge probe needs labels and the data have none; use reward.probe=panel.")
     return config.model_copy(
         update={
-            "predictor": predictor.model_copy(update={"device": str(device), "precision": precision}),
+            "predictor": predictor.model_copy(update={"device": str(device)}),
             "reward": reward.model_copy(update={"probe": probe}),
         }
     )
 
 
-def _has_fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def _encoder(config: ExperimentConfig, shape: Sequence[int], mean: Sequence[float], std: Sequence[float], *, seed: int):  # type: ignore[no-untyped-def]
-    settings = config.predictor
-    return make_encoder(
-        settings.encoder, in_channels=shape[0], image_size=shape[1], width=settings.width, mean=mean, std=std, seed=seed
-    )
+def _encoder(
+    config: ExperimentConfig, shape: Sequence[int], statistics: ChannelStatistics, *, seed: int
+) -> tuple[Encoder, dict[str, object]]:
+    mean, std = statistics
+    name, width = config.predictor.encoder, config.predictor.width
+    return make_encoder(name, in_channels=shape[0], image_size=shape[1], width=width, mean=mean, std=std, seed=seed)
 
 
 def _first(inputs: Inputs, count: int, *, seed: int) -> Tensor:
@@ -167,7 +169,7 @@ def _first(inputs: Inputs, count: int, *, seed: int) -> Tensor:
     return inputs.take(order[:count])
 
 
-def _channel_statistics(inputs: Inputs) -> tuple[list[float], list[float]]:
+def _channel_statistics(inputs: Inputs) -> ChannelStatistics:
     """Mean and sd of each channel over at most 2,000 pretraining images, in [0, 1]."""
     sample = _first(inputs, NUM_STATISTICS, seed=0).float() / 255
     mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp(min=0.01)

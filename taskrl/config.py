@@ -43,8 +43,8 @@ class TaskConfig(Section):
 
 
 class PredictorConfig(Section):
-    """The model that solves pretext tasks. width: of the small encoder. precision auto: bf16 where the CPU or
-    GPU has it.
+    """The model that solves pretext tasks. width: of the small encoder. precision auto: bf16 where it is
+    measured to be faster.
     """
 
     encoder: str = "small"
@@ -111,9 +111,15 @@ class TrackingConfig(Section):
 
 
 class ExperimentConfig(Section):
-    """Everything that decides a run, in one record."""
+    """Everything that decides a run, in one record.
+
+    envs: where the episodes of a group run: in `workers` processes, batched in this one, or in `workers` Ray actors
+    (ray_address: of their cluster; empty starts one here). auto: whichever of the first two is faster here.
+    """
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    envs: Literal["auto", "processes", "batched", "ray"] = "auto"
+    ray_address: str = ""
     workers: int = Field(default=2, ge=1, le=256)
     worker_deadline_s: float = Field(default=1800.0, gt=0)
     data: DataConfig = DataConfig()

@@ -11,6 +11,7 @@ from torch import Tensor
 from taskrl.data.stream import BatchStream
 from taskrl.evaluation.probes import Probe
 from taskrl.evaluation.reward import RewardSignal
+from taskrl.predictor.batched import BatchedSteps
 from taskrl.predictor.compute import FlopMeter
 from taskrl.predictor.inner_loop import InnerLoop
 from taskrl.predictor.predictor import Predictor
@@ -31,13 +32,14 @@ class MetaProblem:
 
     make_predictor: fresh predictor from a seed. calibration: frozen clean pretraining images for batch-norm statistics
     and the collapse signals. reference_step_flops: one training step of the reference recipe, the unit of an episode's
-    budget.
+    budget. batched_loop: the same training for several predictors at once.
     """
 
     task_space: TaskSpace
     build_task: Callable[[TaskSpec], Mixture]
     make_predictor: Callable[[int], Predictor]
     inner_loop: InnerLoop
+    batched_loop: BatchedSteps
     stream: BatchStream
     probe: Probe
     probe_data: ProbeData

@@ -2,20 +2,14 @@
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from taskrl.config import ExperimentConfig, dump_config, load_config
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json
-
-PACKAGES = ("torch", "torchvision", "gymnasium", "stable-baselines3", "sb3-contrib", "numpy", "scikit-learn", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -119,26 +113,3 @@ def write_atomically(path: Path, text: str) -> None:
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """JSON without NaN, written in one step."""
     write_atomically(path, json.dumps(result, indent=1, allow_nan=False) + "\n")
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    except OSError:
-        pass
-    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.system(), "device": gpu or device}
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that decide results."""
-    found = {"python": platform.python_version()}
-    for package in ("taskrl", *PACKAGES):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -1,9 +1,11 @@
 """Settings and tiny fixtures of all tests: one thread, no network, seconds."""
 
 import os
+import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["TASKRL_CACHE"] = tempfile.mkdtemp(prefix="taskrl-test-cache-")
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ TINY = {
     "episode.decisions": 2,
     "episode.steps_per_decision": 2,
     "workers": 1,
+    "envs": "processes",
     "tracking.uri": "none",
 }
 

@@ -1,5 +1,6 @@
 """BatchStream: endless, reshuffled batches of inputs; inputs on disk are read ahead by threads."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,13 +32,14 @@ class BatchStream:
         self.inputs = inputs
         self.batch_size = batch_size
 
-    def batches(self, rng: torch.Generator) -> Iterator[Tensor]:
+    def batches(self, rng: torch.Generator, *, skip: int = 0) -> Iterator[Tensor]:
         """Endless batches in an order that `rng` (a CPU generator) alone decides; closing the iterator stops its
-        threads.
+        threads. skip: leave out that many at the beginning, without reading them.
         """
+        orders = itertools.islice(self._orders(rng), skip, None)
         if _in_memory(self.inputs):
-            return (self.inputs.take(rows) for rows in self._orders(rng))
-        return self._read_ahead(rng)
+            return (self.inputs.take(rows) for rows in orders)
+        return self._read_ahead(orders)
 
     def _orders(self, rng: torch.Generator) -> Iterator[Tensor]:
         num_batches = len(self.inputs) // self.batch_size
@@ -45,8 +47,7 @@ class BatchStream:
             order = torch.randperm(len(self.inputs), generator=rng)
             yield from order[: num_batches * self.batch_size].split(self.batch_size)
 
-    def _read_ahead(self, rng: torch.Generator) -> Iterator[Tensor]:
-        orders = self._orders(rng)
+    def _read_ahead(self, orders: Iterator[Tensor]) -> Iterator[Tensor]:
         with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="taskrl-reader") as readers:
             pending: deque[Future[Tensor]] = deque()
             try:

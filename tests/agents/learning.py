@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from agents.catalogue import AGENTS
 from agents.policy import SB3TaskPolicy
 from agents.sb3 import Decision, SB3MetaOptimizer
-from envs.pool import SerialPool, WorkerSetup
+from envs.host import WorkerSetup
+from envs.pool import SerialPool
 from taskrl.assemble import load_data, task_space
 from taskrl.config import ExperimentConfig
 from taskrl.meta import MetaProblem, SearchBudget

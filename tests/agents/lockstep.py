@@ -37,6 +37,6 @@ def rollout(environment: LockstepVecEnv, rows: list[np.ndarray]) -> list[Any]:
     for row in rows:
         observations, rewards, dones, infos = environment.step(row)
         for info in infos:
-            assert set(info.pop("timings")) == {"train_s", "measure_s"}
+            assert set(info.pop("timings")) == {"train_s", "measure_s", "policy_s", "decision_s", "overhead_share"}
         steps.append((observations, rewards, dones, infos))
     return steps

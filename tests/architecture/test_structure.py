@@ -14,6 +14,7 @@ FLOORS = (
     (
         "taskrl.config",
         "taskrl.folders",
+        "taskrl.machine",
         "taskrl.tracking",
         "taskrl.mlflow_tracking",
         "taskrl.mlflow_store",
@@ -22,6 +23,7 @@ FLOORS = (
     ),
     ("taskrl.predictor", "taskrl.evaluation"),
     ("taskrl.modalities.image", "taskrl.meta"),
+    ("taskrl.tuning",),
     (
         "taskrl.assemble",
         "taskrl.export",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,14 @@ def hang(assembled: Assembled) -> None:
     time.sleep(600)
 
 
-def hang_unless_last(assembled: Assembled, index: int) -> int:
-    if index == 0:
+def hang_at_first(assembled: Assembled, index: int, parent: int) -> int:
+    """The first job hangs in the first process that gets it, and in no other."""
+    mark = Path(tempfile.gettempdir()) / f"taskrl-hung-{parent}"
+    if index == 0 and not mark.exists():
+        mark.touch()
         time.sleep(600)
+    if index == 0:
+        mark.unlink()
     return index
 
 

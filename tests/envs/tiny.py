@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
     "final.steps_per_decision": 2,
     "tracking.uri": "none",
     "workers": 1,
+    "envs": "processes",
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from taskrl.config import load_config
 from taskrl.errors import RunFolderError
-from taskrl.run_folder import PACKAGES, RunFolder, machine, versions, write_atomically, write_result
+from taskrl.machine import PACKAGES, machine, versions
+from taskrl.run_folder import RunFolder, write_atomically, write_result
 
 CONFIG = load_config(given={"seed": 5, "tasks.limit": ["rotation<=0.2"]})
 

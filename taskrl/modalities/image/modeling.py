@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 SMALL = "small"
 SMALL_BLOCKS = (0, 1)
+TINY = 1e-30
 
 # Modules of a torchvision model that make its feature map, by the start of its name.
 TRUNKS: dict[str, tuple[str, ...]] = {
@@ -87,11 +89,13 @@ class MeanMaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient_BD: Tensor, _: Tensor) -> Tensor:
         positions_BPD, largest_BD = ctx.saved_tensors
-        # in place into a copy: a bool result would take several times as long
-        is_largest = positions_BPD.clone().ge_(largest_BD.unsqueeze(1))
+        # 1 where the difference is 0, else 0: comparisons, which give bool, take several times as long
+        below_BPD = positions_BPD - largest_BD.unsqueeze(1)
+        is_largest = F.threshold(below_BPD, -TINY, -1.0).add_(1)
         to_largest = gradient_BD / is_largest.sum(1)
         share = gradient_BD / positions_BPD.shape[1]
-        return is_largest.mul_(to_largest.unsqueeze(1)).add_(share.unsqueeze(1))
+        gradient_BPD: Tensor = is_largest.mul_(to_largest.unsqueeze(1)).add_(share.unsqueeze(1))
+        return gradient_BPD
 
 
 class SmallNet(nn.Module):
@@ -139,7 +143,7 @@ class SmallNet(nn.Module):
         positions = self.feature_map(x).permute(0, 2, 3, 1).flatten(1, 2)
         if not positions.requires_grad:
             return positions.mean(1) + positions.amax(1)
-        pooled: Tensor = MeanMaxPool.apply(positions)[0]  # type: ignore[no-untyped-call]
+        pooled: Tensor = MeanMaxPool.apply(positions)[0]
         return pooled
 
 

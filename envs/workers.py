@@ -1,0 +1,26 @@
+"""Which pool a configuration asks for."""
+
+from envs.host import WorkerSetup
+from envs.pool import Pool, SerialPool, Transport, Warn, WorkerPool
+from envs.processes import Processes
+from envs.ray_actors import RayActors
+
+
+def open_pool(setup: WorkerSetup, *, warn: Warn) -> Pool:
+    """The pool for `setup.config`. Results do not depend on which it is, except that batched predictors round
+    differently.
+
+    warn: gets a sentence for every worker that was lost and replaced. One worker runs in this process, several in
+    processes of their own.
+    """
+    config = setup.config
+    if config.envs == "batched":
+        return SerialPool(setup, batched=True)
+    if config.envs == "processes" and config.workers == 1:
+        return SerialPool(setup)
+    transport: Transport
+    if config.envs == "ray":
+        transport = RayActors(setup, config.workers, address=config.ray_address)
+    else:
+        transport = Processes(setup, config.workers)
+    return WorkerPool(transport, deadline_s=config.worker_deadline_s, warn=warn)

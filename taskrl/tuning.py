@@ -1,0 +1,189 @@
+"""Choices that this machine's speed decides: measured once, remembered, and written into config.yaml.
+
+Measured is the reference recipe's training step. The memory is a file of the user's cache folder (TASKRL_CACHE names
+another folder); removing it costs a second at the next run.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from taskrl.config import ExperimentConfig
+from taskrl.errors import ConfigError, TaskrlError
+from taskrl.folders import read_json
+from taskrl.machine import machine
+from taskrl.meta import MetaProblem
+from taskrl.predictor.inner_loop import Assignment
+from taskrl.seeding import torch_generator
+from taskrl.types import Budget
+
+CACHE_VARIABLE = "TASKRL_CACHE"
+CACHE_FILE = "timings.json"
+LEAST_GAIN = 1.1
+PATIENCE_S = 1.0
+MAX_ROUNDS = 5
+STEPS_PER_ROUND = 3
+MAX_BATCHED = 16
+
+MakeProblem = Callable[[ExperimentConfig], MetaProblem]
+
+
+def tuned(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> ExperimentConfig:
+    """`config` with precision and envs settled: of what it leaves open, the fastest that is at least 10 % faster than
+    the plainer ones (processes before batched, fp32 before bf16).
+
+    Raises ConfigError when what it asks for cannot train here.
+    """
+    candidates = [_with(config, envs, precision) for envs in _places(config) for precision in _precisions(config)]
+    if len(candidates) == 1 and config.envs != "batched":
+        return candidates[0]
+    rates = [images_per_second(candidate, make_problem, shape) for candidate in candidates]
+    if not any(rates):
+        raise ConfigError(
+            f"Batched predictors cannot train in {config.predictor.precision} on this device; "
+            "use predictor.precision=fp32 or envs=processes."
+        )
+    best = 0
+    for index, rate in enumerate(rates):
+        if rate > LEAST_GAIN * rates[best]:
+            best = index
+    return candidates[best]
+
+
+def images_per_second(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> float:
+    """Pretraining images a second on the whole machine under a settled `config`; 0 when it cannot train so."""
+    place, what = _key(config, shape), f"{config.envs} {config.predictor.precision}"
+    known = _remembered(place)
+    if what not in known:
+        try:
+            known = {**known, what: _measure(config, make_problem(config))}
+        except RuntimeError:
+            if config.envs != "batched":
+                raise
+            known = {**known, what: 0.0}  # torch.func has no rule for an operation in this precision, or memory ran out
+        _remember(place, known)
+    return known[what]
+
+
+def _with(config: ExperimentConfig, envs: str, precision: str) -> ExperimentConfig:
+    predictor = config.predictor.model_copy(update={"precision": precision})
+    return config.model_copy(update={"envs": envs, "predictor": predictor})
+
+
+def _places(config: ExperimentConfig) -> tuple[str, ...]:
+    if config.envs != "auto":
+        return (config.envs,)
+    return ("processes", "batched") if config.agent.group_size > 1 else ("processes",)
+
+
+def _precisions(config: ExperimentConfig) -> tuple[str, ...]:
+    settings = config.predictor
+    if settings.precision != "auto":
+        return (settings.precision,)
+    return ("fp32", "bf16") if _has_bf16(torch.device(settings.device)) else ("fp32",)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16; elsewhere it is emulated, and not worth measuring."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def _measure(config: ExperimentConfig, problem: MetaProblem) -> float:
+    """The fastest of some rounds of steps, in images a second."""
+    batched = config.envs == "batched"
+    together = min(config.agent.group_size, MAX_BATCHED) if batched else 1
+    on_cpu = config.predictor.device == "cpu"
+    with _threads(1 if on_cpu and not batched else torch.get_num_threads()):
+        works = [_assignment(problem, seed, steps=1) for seed in range(together)]
+        _train(problem, works, batched)
+        best, spent, rounds = float("inf"), 0.0, 0
+        while rounds == 0 or (spent < PATIENCE_S and rounds < MAX_ROUNDS):
+            works = [_assignment(problem, seed, steps=STEPS_PER_ROUND) for seed in range(together)]
+            started = time.perf_counter()
+            num_steps = _train(problem, works, batched)
+            taken = time.perf_counter() - started
+            best, spent, rounds = min(best, taken / num_steps), spent + taken, rounds + 1
+    # several processes on one GPU take turns; on a CPU each has a core
+    at_once = min(config.workers, os.cpu_count() or 1) if on_cpu and not batched else 1
+    return at_once * config.predictor.batch_size / best
+
+
+def _assignment(problem: MetaProblem, seed: int, *, steps: int) -> Assignment:
+    predictor = problem.make_predictor(seed)
+    return Assignment(
+        predictor=predictor,
+        task=problem.build_task(problem.task_space.reference),
+        batches=problem.stream.batches(torch_generator(seed, "tuning order")),
+        rng=torch_generator(seed, "tuning views", device=predictor.device),
+        budget=Budget(flops=steps * problem.reference_step_flops, start=0.0, end=0.1),
+    )
+
+
+def _train(problem: MetaProblem, works: Sequence[Assignment], batched: bool) -> int:
+    if batched:
+        reports = problem.batched_loop.adapt_all(works)
+    else:
+        loop = problem.inner_loop
+        reports = [loop.adapt(work.predictor, work.task, work.batches, work.rng, work.budget) for work in works]
+    return sum(sum(report.num_steps.values()) for report in reports)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _key(config: ExperimentConfig, shape: Sequence[int]) -> str:
+    """Everything that a timing depends on."""
+    settings = config.predictor
+    facts = {
+        **machine(settings.device),
+        "torch": torch.__version__,
+        "encoder": f"{settings.encoder} {settings.width}",
+        "shape": list(shape),
+        "batch_size": settings.batch_size,
+        "group_size": config.agent.group_size,
+        "workers": config.workers,
+    }
+    return json.dumps(facts, sort_keys=True)
+
+
+def _cache_file() -> Path:
+    named = os.environ.get(CACHE_VARIABLE)
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskrl"
+    return base / CACHE_FILE
+
+
+def _remembered(place: str) -> dict[str, float]:
+    """What is known of `place`; nothing when the file is missing or spoilt."""
+    try:
+        rows = read_json(_cache_file()).get(place, {})
+        return {str(name): float(value) for name, value in rows.items()}
+    except (TaskrlError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(place: str, rows: Mapping[str, float]) -> None:
+    """Best effort: a cache that cannot be written costs a second at the next run."""
+    path = _cache_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps({**known, place: dict(rows)}, indent=1), encoding="utf-8")
+        draft.replace(path)
+    except (OSError, ValueError, TypeError):
+        return
