@@ -17,7 +17,8 @@ AgentName = Annotated[str | None, typer.Option(help="ppo, a2c, maskable-ppo, rec
 Episodes = Annotated[int | None, typer.Option(help="Search episodes.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything.")]
 EvalSeeds = Annotated[int | None, typer.Option(help="Final encoders for each generator (paired seeds).")]
-Workers = Annotated[int | None, typer.Option(help="Processes; results do not depend on it.")]
+Workers = Annotated[int | None, typer.Option(help="Processes or Ray actors; results do not depend on it.")]
+Envs = Annotated[str | None, typer.Option(help="auto, processes, batched (one device) or ray (many machines).")]
 Final = Annotated[bool, typer.Option("--final", help="Score on the test images; every read is logged.")]
 Objectives = Annotated[str | None, typer.Option(help="Comma-separated; the first is the reference's.")]
 Forbid = Annotated[
@@ -44,6 +45,7 @@ KEYS = {
     "seed": "seed",
     "eval_seeds": "final.seeds",
     "workers": "workers",
+    "envs": "envs",
     "final": "final.test",
     "objectives": "tasks.objectives",
     "forbid": "tasks.forbid",

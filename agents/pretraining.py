@@ -7,9 +7,9 @@ from agents.final import FinalJob, Generator, check_generator, generator_named, 
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
-from agents.training import data_notes, decision_metrics
+from agents.training import cost_note, data_notes, decision_metrics, final_episode
 from taskrl.assemble import assemble, load_data
-from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
+from taskrl.config import ExperimentConfig, flatten
 from taskrl.errors import RunFolderError
 from taskrl.run_folder import RunFolder, refuse_existing
 from taskrl.tracking import open_tracker
@@ -21,7 +21,10 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
     check_generator(assembled, generator)
-    for note in data_notes(assembled):
+    for note in (
+        *data_notes(assembled),
+        cost_note(assembled, "Pretraining, without scoring", 1, final_episode(config)),
+    ):
         reporter.say(note)
     run = RunFolder.create(out, assembled.config)
     config = assembled.config
@@ -38,7 +41,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         final = config.final
         job = FinalJob(
             generator=generator,
-            episode=EpisodeConfig(decisions=final.decisions, steps_per_decision=final.steps_per_decision),
+            episode=final_episode(config),
             search_seed=config.seed,
             train_seed=0,
             export_to=run.encoder,

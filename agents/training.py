@@ -22,6 +22,7 @@ from agents.final import (
     reference_episode,
     train_final,
 )
+from agents.forecast import forecast
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
@@ -34,6 +35,7 @@ from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
 from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
+from taskrl.report_figures import duration
 from taskrl.run_folder import RunFolder, refuse_existing, write_result
 from taskrl.seeding import derive_seed
 from taskrl.tasks.spec import TaskSpec
@@ -134,17 +136,27 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
 
 def _announce(session: Session) -> None:
     """What this will cost, before it starts."""
-    config, problem = session.config, session.assembled.problem
+    config = session.config
     for note in data_notes(session.assembled):
         session.reporter.say(note)
-    step = problem.reference_step_flops
-    search = config.agent.episodes * config.episode.decisions * config.episode.steps_per_decision * step
     num_finals = config.final.seeds * (1 + len(_yardsticks(session)))
-    final = num_finals * config.final.decisions * config.final.steps_per_decision * step
-    session.reporter.say(
-        f"Search: {config.agent.episodes} episodes, about {search / 1e12:.1f} TFLOP; "
-        f"final encoders: {num_finals}, about {final / 1e12:.1f} TFLOP; workers: {session.pool.num_workers}."
-    )
+    for note in (
+        cost_note(session.assembled, "Search", config.agent.episodes, config.episode),
+        cost_note(session.assembled, "Final encoders, without scoring", num_finals, final_episode(config)),
+        f"Workers: {session.pool.num_workers} ({config.envs}, {config.predictor.precision}).",
+    ):
+        session.reporter.say(note)
+
+
+def final_episode(config: ExperimentConfig) -> EpisodeConfig:
+    """How a final encoder is trained."""
+    return EpisodeConfig(decisions=config.final.decisions, steps_per_decision=config.final.steps_per_decision)
+
+
+def cost_note(assembled: Assembled, what: str, num_episodes: int, episode: EpisodeConfig) -> str:
+    """The forecast for so many episodes, from this machine's measured speed."""
+    flops, seconds = forecast(assembled, num_episodes, episode)
+    return f"{what}: {num_episodes} episodes, about {flops / 1e12:.1f} TFLOP, {duration(seconds)}."
 
 
 def data_notes(assembled: Assembled) -> list[str]:
@@ -293,7 +305,7 @@ def _job(session: Session, generator: Generator, train_seed: int) -> FinalJob:
     keep = generator.name == LEARNED
     return FinalJob(
         generator=generator,
-        episode=EpisodeConfig(decisions=final.decisions, steps_per_decision=final.steps_per_decision),
+        episode=final_episode(session.config),
         search_seed=session.config.seed,
         train_seed=train_seed,
         export_to=session.run.checkpoints / f"encoder-{train_seed}" if keep else None,

@@ -3,6 +3,7 @@
 Actors are never restarted by Ray, which would lose their state and may run a call twice: the pool replaces them itself.
 """
 
+import socket
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, final
@@ -14,6 +15,7 @@ from envs.pool import Lost
 from taskrl.errors import ConfigError
 
 LOCALHOST = "127.0.0.1"
+CONNECT_DEADLINE_S = 5.0
 
 
 class Actor:
@@ -92,8 +94,11 @@ class RayActors:
     def _connect(self, address: str, num_workers: int) -> None:
         local = {"num_cpus": num_workers, "include_dashboard": False, "_node_ip_address": LOCALHOST}
         try:
+            if ":" in address:  # Ray itself would try for minutes, and end the process
+                host, _, port = address.rpartition("/")[2].rpartition(":")
+                socket.create_connection((host, int(port)), CONNECT_DEADLINE_S).close()
             self._ray.init(address=address or "local", log_to_driver=False, **({} if address else local))
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"No Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); start one with "
                 "'ray start --head' or leave ray_address empty."

@@ -57,17 +57,41 @@ def tuned(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[i
 
 def images_per_second(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> float:
     """Pretraining images a second on the whole machine under a settled `config`; 0 when it cannot train so."""
-    place, what = _key(config, shape), f"{config.envs} {config.predictor.precision}"
-    known = _remembered(place)
-    if what not in known:
+
+    def measured() -> float:
         try:
-            known = {**known, what: _measure(config, make_problem(config))}
+            return _training_rate(config, make_problem(config))
         except RuntimeError:
             if config.envs != "batched":
                 raise
-            known = {**known, what: 0.0}  # torch.func has no rule for an operation in this precision, or memory ran out
-        _remember(place, known)
-    return known[what]
+            return 0.0  # torch.func has no rule for an operation in this precision, or memory ran out
+
+    return _remembering(config, shape, f"{config.envs} {config.predictor.precision}", measured)
+
+
+def seconds_to_measure(config: ExperimentConfig, problem: MetaProblem, shape: Sequence[int]) -> float:
+    """One measuring of quality, in seconds of one worker."""
+
+    def measured() -> float:
+        predictor = problem.make_predictor(0)
+        taken = []
+        with _threads(1 if config.predictor.device == "cpu" else torch.get_num_threads()), predictor.autocast():
+            for _ in range(2):
+                started = time.perf_counter()
+                predictor.recalibrate(problem.calibration)
+                problem.probe(predictor.encode, problem.probe_data)
+                taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    what = f"measuring {config.predictor.precision} {config.reward.probe} {len(problem.probe_data.inputs)}"
+    return _remembering(config, shape, what, measured)
+
+
+def workers_at_once(config: ExperimentConfig) -> int:
+    """How many predictors train at the same time at full speed: a core each, while several on one GPU take turns."""
+    if config.envs == "batched" or config.predictor.device != "cpu":
+        return 1
+    return config.workers if config.envs == "ray" else min(config.workers, os.cpu_count() or 1)
 
 
 def _with(config: ExperimentConfig, envs: str, precision: str) -> ExperimentConfig:
@@ -96,7 +120,7 @@ def _has_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def _measure(config: ExperimentConfig, problem: MetaProblem) -> float:
+def _training_rate(config: ExperimentConfig, problem: MetaProblem) -> float:
     """The fastest of some rounds of steps, in images a second."""
     batched = config.envs == "batched"
     together = min(config.agent.group_size, MAX_BATCHED) if batched else 1
@@ -111,9 +135,7 @@ def _measure(config: ExperimentConfig, problem: MetaProblem) -> float:
             num_steps = _train(problem, works, batched)
             taken = time.perf_counter() - started
             best, spent, rounds = min(best, taken / num_steps), spent + taken, rounds + 1
-    # several processes on one GPU take turns; on a CPU each has a core
-    at_once = min(config.workers, os.cpu_count() or 1) if on_cpu and not batched else 1
-    return at_once * config.predictor.batch_size / best
+    return workers_at_once(config) * config.predictor.batch_size / best
 
 
 def _assignment(problem: MetaProblem, seed: int, *, steps: int) -> Assignment:
@@ -165,6 +187,15 @@ def _cache_file() -> Path:
     named = os.environ.get(CACHE_VARIABLE)
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "taskrl"
     return base / CACHE_FILE
+
+
+def _remembering(config: ExperimentConfig, shape: Sequence[int], what: str, measure: Callable[[], float]) -> float:
+    place = _key(config, shape)
+    known = _remembered(place)
+    if what not in known:
+        known = {**known, what: measure()}
+        _remember(place, known)
+    return known[what]
 
 
 def _remembered(place: str) -> dict[str, float]:

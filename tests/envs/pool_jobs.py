@@ -62,3 +62,9 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def ray_node(assembled: Assembled) -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
