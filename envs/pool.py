@@ -70,7 +70,8 @@ class SerialPool:
     """The same calls in this process: one worker. With `batched`, waiting steps are taken as one."""
 
     def __init__(self, setup: WorkerSetup, *, batched: bool = False) -> None:
-        torch.set_num_threads((os.cpu_count() or 1) if batched else 1)
+        self._num_threads = (os.cpu_count() or 1) if batched else 1
+        torch.set_num_threads(self._num_threads)
         self._host = EnvHost(setup)
         self._batched = batched
         self._waiting: list[Request] = []
@@ -86,6 +87,7 @@ class SerialPool:
     def result(self, worker: int) -> Any:
         """The result of the oldest call. An error drops the calls that waited with it."""
         if not self._results:
+            torch.set_num_threads(self._num_threads)
             waiting, self._waiting = self._waiting, []
             if self._batched and all(method == "step" for method, _ in waiting):
                 self._results.extend(self._host.step_all([(row[0], row[1], row[2]) for _, row in waiting]))

@@ -72,3 +72,15 @@ def test_masks_reach_sb3(pool: Pool) -> None:
     assert len(masks) == GROUP
     assert all(np.array_equal(row, mask) for row in masks)
     assert environment.has_attr("action_masks")
+
+
+def test_every_decision_says_what_share_of_it_was_not_training(pool: Pool) -> None:
+    environment = vector(pool)
+    environment.reset()
+    for row in actions(3):
+        *_, infos = environment.step(row)
+        (whole,) = {(info["timings"]["decision_s"], info["timings"]["overhead_share"]) for info in infos}
+        measured_s = sum(info["timings"]["measure_s"] for info in infos)
+        trained_s = sum(info["timings"]["train_s"] for info in infos)
+        assert 0 < measured_s / whole[0] <= whole[1] < 1
+        assert trained_s + measured_s <= whole[0] * 1.001, "one worker does one thing after the other"

@@ -54,7 +54,7 @@ def pool(cluster: Cluster, warnings: list[str]) -> Iterator[WorkerPool]:
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere:x"])
 def test_a_cluster_that_is_not_there_is_one_sentence(address: str) -> None:
     assert not ray.is_initialized()
-    with pytest.raises(ConfigError, match="No Ray cluster answers at .*leave ray_address empty"):
+    with pytest.raises(ConfigError, match=r"No Ray cluster answers at .*leave ray_address empty"):
         open_pool(setup(envs="ray", ray_address=address), warn=pytest.fail)
 
 

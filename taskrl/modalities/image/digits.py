@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
 from taskrl.data.dataset import InMemory, Part, RawDataset
@@ -62,6 +61,8 @@ def cluttered_digits(num_train: int = 6000, num_test: int = 1500, seed: int = 0)
 
 def _pools() -> tuple[_Pool, _Pool]:
     """Training digits and test digits; the number of test digits of a class follows its share (largest remainders)."""
+    from sklearn.datasets import load_digits  # here, since workers never need its second of imports
+
     bunch = load_digits()
     pixels = (np.asarray(bunch.images, dtype=np.float32) / 16.0).astype(np.float32)
     labels = np.asarray(bunch.target, dtype=np.int64)

@@ -223,3 +223,10 @@ def test_recalibrating_an_encoder_without_batch_norm_changes_nothing() -> None:
     before = predictor.snapshot()
     predictor.recalibrate(random_images(4, 1, 8))
     assert same_tensors(predictor.snapshot(), before)
+
+
+def test_recalibrating_gives_the_features_that_encoding_gives_next() -> None:
+    predictor, images = tiny_predictor(), random_images(256, seed=5)
+    features = predictor.recalibrate(images)
+    assert features.dtype == torch.float32 and not features.requires_grad
+    torch.testing.assert_close(features, predictor.encode(images), rtol=0.01, atol=0.01)

@@ -7,7 +7,7 @@ from torchvision import models
 
 from taskrl.errors import ConfigError
 from taskrl.modalities.image.encoders import ENCODERS, make_encoder
-from taskrl.modalities.image.modeling import Encoder, SmallNet, build_encoder
+from taskrl.modalities.image.modeling import Encoder, MeanMaxPool, SmallNet, build_encoder
 
 
 def make(name: str, *, in_channels: int = 1, image_size: int = 28, width: int = 8, seed: int = 0) -> Encoder:
@@ -147,3 +147,24 @@ def test_channels_and_statistics_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ConfigError):
         make_encoder("small", in_channels=in_channels, image_size=28, width=width, mean=mean, std=std, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pooling_is_mean_plus_maximum_with_torchs_gradient_also_where_maxima_are_equal(dtype: torch.dtype) -> None:
+    values = torch.randint(0, 4, (6, 9, 5), generator=torch.Generator().manual_seed(0)).to(dtype)
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    pooled, expected = MeanMaxPool.apply(ours)[0], theirs.mean(1) + theirs.amax(1)
+    torch.testing.assert_close(pooled, expected)
+    weights = torch.linspace(-1, 1, 30, dtype=dtype).view(6, 5)
+    (pooled * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_pooled_features_are_the_same_with_and_without_gradients() -> None:
+    encoder = build_encoder({"architecture": "small", "in_channels": 1, "mean": [0.5], "std": [0.2], "width": 8})
+    images = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = encoder.eval()(images)
+    assert torch.equal(encoder(images), plain)
+    assert torch.equal(plain, encoder.feature_map(images).mean((2, 3)) + encoder.feature_map(images).amax((2, 3)))

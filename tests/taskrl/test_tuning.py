@@ -1,0 +1,115 @@
+"""Choices by measured speed: the faster one wins, is remembered, and what the user fixed is never overruled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from taskrl import tuning
+from taskrl.assemble import assemble, load_data
+from taskrl.config import ExperimentConfig, dump_config, load_config
+from taskrl.errors import ConfigError
+from taskrl.meta import MetaProblem
+from tests.conftest import TINY
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty memory."""
+    monkeypatch.setenv(tuning.CACHE_VARIABLE, str(tmp_path))
+    return tmp_path / tuning.CACHE_FILE
+
+
+def config(**changes: Any) -> ExperimentConfig:
+    return load_config(given=TINY | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def undecided() -> ExperimentConfig:
+    return config(envs="auto", predictor__precision="auto")
+
+
+def at_rates(monkeypatch: pytest.MonkeyPatch, rates: dict[tuple[str, str], float]) -> list[tuple[str, str]]:
+    """Measuring gives these rates; returns the list of what was measured."""
+    asked: list[tuple[str, str]] = []
+
+    def rate(settled: ExperimentConfig, problem: MetaProblem) -> float:
+        asked.append((settled.envs, settled.predictor.precision))
+        return rates[asked[-1]]
+
+    monkeypatch.setattr(tuning, "_training_rate", rate)
+    monkeypatch.setattr(tuning, "_has_bf16", lambda device: True)
+    return asked
+
+
+def choice(settled: ExperimentConfig) -> tuple[str, str]:
+    return settled.envs, settled.predictor.precision
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ((100, 300, 90, 0), ("processes", "bf16")),
+        ((100, 105, 90, 80), ("processes", "fp32")),
+        ((100, 120, 200, 500), ("batched", "bf16")),
+        ((100, 105, 111, 0), ("batched", "fp32")),
+    ],
+)
+def test_the_fastest_wins_and_the_plainer_one_when_it_is_close(
+    monkeypatch: pytest.MonkeyPatch, rates: tuple[float, ...], expected: tuple[str, str]
+) -> None:
+    ways = [(envs, precision) for envs in ("processes", "batched") for precision in ("fp32", "bf16")]
+    asked = at_rates(monkeypatch, dict(zip(ways, rates, strict=True)))
+    assert choice(tuning.tuned(undecided(), lambda _: None, SHAPE)) == expected  # type: ignore[arg-type,return-value]
+    assert asked == ways
+    assert choice(tuning.tuned(undecided(), lambda _: None, SHAPE)) == expected  # type: ignore[arg-type,return-value]
+    assert asked == ways, "measured once, remembered afterwards"
+
+
+def test_what_the_user_fixed_is_not_measured_and_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = at_rates(monkeypatch, {})
+    fixed = config(envs="processes", predictor__precision="bf16")
+    assert tuning.tuned(fixed, lambda _: None, SHAPE) == fixed  # type: ignore[arg-type,return-value]
+    assert not asked
+
+
+def test_batched_predictors_that_cannot_train_are_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_rates(monkeypatch, {("batched", "bf16"): 0.0})
+    with pytest.raises(ConfigError, match=r"cannot train in bf16 on this device; use predictor\.precision=fp32"):
+        tuning.tuned(config(envs="batched", predictor__precision="bf16"), lambda _: None, SHAPE)  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", '{"x": 3}', "\x00"])
+def test_a_spoilt_memory_is_measured_anew(monkeypatch: pytest.MonkeyPatch, cache: Path, spoilt: str) -> None:
+    at_rates(monkeypatch, {("processes", "fp32"): 1.0, ("processes", "bf16"): 2.0})
+    cache.write_text(spoilt)
+    settled = tuning.tuned(config(predictor__precision="auto"), lambda _: None, SHAPE)  # type: ignore[arg-type,return-value]
+    assert settled.predictor.precision == "bf16"
+
+
+def test_a_memory_that_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    at_rates(monkeypatch, {("processes", "fp32"): 1.0, ("processes", "bf16"): 1.0})
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(tuning.CACHE_VARIABLE, str(tmp_path / "file" / "below"))
+    assert tuning.tuned(config(predictor__precision="auto"), lambda _: None, SHAPE).predictor.precision == "fp32"  # type: ignore[arg-type,return-value]
+
+
+def test_a_real_measurement_settles_everything_and_resolving_again_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    threads = torch.get_num_threads()
+    settled = assemble(undecided(), load_data(undecided())).config
+    assert settled.envs in ("processes", "batched") and settled.predictor.precision in ("fp32", "bf16")
+    (rows,) = json.loads(cache.read_text()).values()
+    assert rows["processes fp32"] > 0 and rows["batched fp32"] > 0
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(tuning, "_training_rate", pytest.fail)
+    again = load_config(given=_plain(settled))
+    assert dump_config(assemble(again, load_data(again)).config) == dump_config(settled)
+
+
+def _plain(settled: ExperimentConfig) -> dict[str, Any]:
+    return dict(settled.model_dump())
