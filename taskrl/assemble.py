@@ -114,6 +114,7 @@ def _problem(config: ExperimentConfig, splits: Splits, statistics: ChannelStatis
             weight_decay=settings.weight_decay,
             device=device,
             precision=settings.precision,
+            compiled=settings.compile == "always",
             seed=seed,
         )
 

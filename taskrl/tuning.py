@@ -29,30 +29,61 @@ PATIENCE_S = 1.0
 MAX_ROUNDS = 5
 STEPS_PER_ROUND = 3
 MAX_BATCHED = 16
+WORTH_ASKING_S = 900.0
+NUM_OTHER_FINALS = 3
 
 MakeProblem = Callable[[ExperimentConfig], MetaProblem]
 
 
 def tuned(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> ExperimentConfig:
-    """`config` with precision and envs settled: of what it leaves open, the fastest that is at least 10 % faster than
-    the plainer ones (processes before batched, fp32 before bf16).
+    """`config` with envs, precision and compile settled: of what it leaves open, the fastest that is at least 10 %
+    faster than the plainer ones (processes before batched, fp32 before bf16).
 
     Raises ConfigError when what it asks for cannot train here.
     """
-    candidates = [_with(config, envs, precision) for envs in _places(config) for precision in _precisions(config)]
-    if len(candidates) == 1 and config.envs != "batched":
-        return candidates[0]
-    rates = [images_per_second(candidate, make_problem, shape) for candidate in candidates]
-    if not any(rates):
-        raise ConfigError(
-            f"Batched predictors cannot train in {config.predictor.precision} on this device; "
-            "use predictor.precision=fp32 or envs=processes."
-        )
-    best = 0
-    for index, rate in enumerate(rates):
-        if rate > LEAST_GAIN * rates[best]:
-            best = index
-    return candidates[best]
+    candidates = [_settled(config, envs, precision) for envs in _places(config) for precision in _precisions(config)]
+    best = candidates[0]
+    if len(candidates) > 1 or best.envs == "batched":
+        rates = {number: images_per_second(each, make_problem, shape) for number, each in enumerate(candidates)}
+        if not any(rates.values()):
+            raise ConfigError(
+                f"Batched predictors cannot train in {config.predictor.precision} on this device; "
+                "use predictor.precision=fp32 or envs=processes."
+            )
+        chosen = 0
+        for number, rate in rates.items():
+            if rate > LEAST_GAIN * rates[chosen]:
+                chosen = number
+        best = candidates[chosen]
+    return best if config.predictor.compile != "auto" else _with_compile(best, make_problem, shape)
+
+
+def _with_compile(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> ExperimentConfig:
+    """`config` with compile settled: "always" if, over the whole run, it saves more than it costs in every worker.
+
+    Only asked where a run is long: asking takes about half a minute itself.
+    """
+    plain = _settled(config, config.envs, config.predictor.precision, compiled="never")
+    if config.envs == "batched":
+        return plain
+    episode, final = config.episode, config.final
+    num_steps = config.agent.episodes * episode.decisions * episode.steps_per_decision
+    num_steps += final.seeds * (len(final.generators) + NUM_OTHER_FINALS) * final.decisions * final.steps_per_decision
+    num_images = num_steps * config.predictor.batch_size
+    plain_s = num_images / images_per_second(plain, make_problem, shape)
+    if plain_s < WORTH_ASKING_S:
+        return plain
+    compiled = _settled(config, config.envs, config.predictor.precision, compiled="always")
+    compiling_s = _remembering(compiled, shape, "compiling", lambda: _seconds_to_compile(make_problem(compiled)))
+    compiled_s = num_images / images_per_second(compiled, make_problem, shape)
+    return compiled if plain_s - compiled_s > compiling_s * len(config.tasks.objectives) else plain
+
+
+def _seconds_to_compile(problem: MetaProblem) -> float:
+    """The first step of a compiled predictor."""
+    started = time.perf_counter()
+    _train(problem, [_assignment(problem, 0, steps=1)], batched=False)
+    return time.perf_counter() - started
 
 
 def images_per_second(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> float:
@@ -66,7 +97,8 @@ def images_per_second(config: ExperimentConfig, make_problem: MakeProblem, shape
                 raise
             return 0.0  # torch.func has no rule for an operation in this precision, or memory ran out
 
-    return _remembering(config, shape, f"{config.envs} {config.predictor.precision}", measured)
+    compiled = " compiled" if config.predictor.compile == "always" else ""
+    return _remembering(config, shape, f"{config.envs} {config.predictor.precision}{compiled}", measured)
 
 
 def seconds_to_measure(config: ExperimentConfig, problem: MetaProblem, shape: Sequence[int]) -> float:
@@ -94,8 +126,9 @@ def workers_at_once(config: ExperimentConfig) -> int:
     return config.workers if config.envs == "ray" else min(config.workers, os.cpu_count() or 1)
 
 
-def _with(config: ExperimentConfig, envs: str, precision: str) -> ExperimentConfig:
-    predictor = config.predictor.model_copy(update={"precision": precision})
+def _settled(config: ExperimentConfig, envs: str, precision: str, *, compiled: str | None = None) -> ExperimentConfig:
+    changes = {"precision": precision, "compile": compiled or config.predictor.compile}
+    predictor = config.predictor.model_copy(update=changes)
     return config.model_copy(update={"envs": envs, "predictor": predictor})
 
 

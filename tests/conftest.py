@@ -29,6 +29,7 @@ TINY = {
     "episode.steps_per_decision": 2,
     "workers": 1,
     "envs": "processes",
+    "predictor.compile": "never",
     "tracking.uri": "none",
 }
 

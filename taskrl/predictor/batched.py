@@ -191,6 +191,7 @@ class _Stack:
         """
         if heads not in self._skeletons:
             nets = copy.deepcopy(self._predictors[member].nets).train()
+            nets.compiled = False
             for norm in nets.modules():
                 if isinstance(norm, nn.modules.batchnorm._BatchNorm):
                     norm.track_running_stats = False

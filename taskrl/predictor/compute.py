@@ -25,6 +25,7 @@ class FlopMeter:
         key = ("step", part.name, tuple(batch.shape), frozen)
         if key not in self._known:
             nets = copy.deepcopy(predictor.nets)
+            nets.compiled = False  # the counter sees no operation in a compiled call
             if frozen:
                 nets.encoder.requires_grad_(False)
             rng = torch.Generator(device=batch.device).manual_seed(0)

@@ -1,8 +1,9 @@
 """Predictor: encoder, task heads and optimiser; the model that solves pretext tasks."""
 
 import copy
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -56,21 +57,32 @@ class LiveNetworks:
 
 
 class Nets(nn.Module):
-    """Encoder and heads under one roof, so that one state dict and one functional call reach them all."""
+    """Encoder and heads under one roof, so that one state dict and one functional call reach them all.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    compiled: pooled features for training come from torch.compile's version of the encoder.
+    """
+
+    def __init__(self, encoder: nn.Module, *, compiled: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict()
+        self.compiled = compiled
 
     def forward(self, what: str, inputs: Tensor) -> Tensor:
         if what == "features":
-            result: Tensor = self.encoder(inputs)
+            result: Tensor = _compiled_call()(self.encoder, inputs) if self.compiled else self.encoder(inputs)
         elif what == "feature_map":
             result = self.encoder.feature_map(inputs)  # type: ignore[operator]
         else:
             result = self.heads[what](inputs)
         return result
+
+
+@functools.cache
+def _compiled_call() -> Callable[[nn.Module, Tensor], Tensor]:
+    """One for the whole process: a new predictor of the same architecture compiles nothing."""
+    compiled: Callable[[nn.Module, Tensor], Tensor] = torch.compile(lambda module, x: module(x), dynamic=False)
+    return compiled
 
 
 @dataclass(frozen=True)
@@ -97,16 +109,17 @@ class Predictor:
         weight_decay: float = 0.05,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
+        compiled: bool = False,
         seed: int = 0,
     ) -> None:
-        """sample_shape: (C, H, W) of one input. precision: "fp32" or "bf16" (autocast of training; measuring is
-        fp32).
+        """sample_shape: (C, H, W) of one input. precision: "fp32" or "bf16" (autocast of training).
+        compiled: train through torch.compile.
         """
         self.device = torch.device(device)
         self.feature_dim = feature_dim
         self.sample_shape = sample_shape
         self.precision = precision
-        self.nets = Nets(encoder).to(self.device).to(memory_format=torch.channels_last)
+        self.nets = Nets(encoder, compiled=compiled).to(self.device).to(memory_format=torch.channels_last)
         self.num_steps = 0
         self._map_scale = self._find_map_scale()
         self._seed = seed

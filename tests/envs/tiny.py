@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "tracking.uri": "none",
     "workers": 1,
     "envs": "processes",
+    "predictor.compile": "never",
 }
 
 

@@ -113,3 +113,20 @@ def test_a_real_measurement_settles_everything_and_resolving_again_measures_noth
 
 def _plain(settled: ExperimentConfig) -> dict[str, Any]:
     return dict(settled.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("rate", "num_seeds", "expected"), [(120.0, 100, "always"), (100.5, 100, "never"), (200.0, 1, "never")]
+)
+def test_compiling_is_chosen_where_it_saves_more_than_it_costs(
+    monkeypatch: pytest.MonkeyPatch, rate: float, num_seeds: int, expected: str
+) -> None:
+    """100 seeds are about an hour at 100 images a second; one seed is too short to ask."""
+
+    def measured(settled: ExperimentConfig, problem: MetaProblem) -> float:
+        return rate if settled.predictor.compile == "always" else 100.0
+
+    monkeypatch.setattr(tuning, "_training_rate", measured)
+    monkeypatch.setattr(tuning, "_seconds_to_compile", lambda problem: 10.0)
+    asked = config(predictor__compile="auto", final__seeds=num_seeds, final__steps_per_decision=4)
+    assert tuning.tuned(asked, lambda _: None, SHAPE).predictor.compile == expected  # type: ignore[arg-type,return-value]

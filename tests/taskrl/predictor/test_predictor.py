@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from taskrl.assemble import assemble, load_data
+from taskrl.config import ExperimentConfig
 from taskrl.modalities.image.objectives.catalogue import image_objectives
 from taskrl.predictor.predictor import ENCODE_BATCH, Predictor
+from taskrl.seeding import torch_generator
+from taskrl.types import Budget
 from tests.builders import (
     generator,
     random_images,
@@ -230,3 +234,24 @@ def test_recalibrating_gives_the_features_that_encoding_gives_next() -> None:
     features = predictor.recalibrate(images)
     assert features.dtype == torch.float32 and not features.requires_grad
     torch.testing.assert_close(features, predictor.encode(images), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.slow
+def test_a_compiled_predictor_trains_as_a_plain_one_and_its_flops_are_counted_the_same(
+    tiny_config: ExperimentConfig,
+) -> None:
+    """Slow: compiling takes seconds and needs a C++ compiler."""
+    reports, features = [], []
+    for how in ("never", "always"):
+        settings = tiny_config.predictor.model_copy(update={"compile": how})
+        config = tiny_config.model_copy(update={"predictor": settings})
+        problem = assemble(config, load_data(config)).problem
+        predictor = problem.make_predictor(0)
+        budget = Budget(flops=3 * problem.reference_step_flops, start=0.0, end=1.0)
+        batches = problem.stream.batches(torch_generator(0, "order"))
+        task = problem.build_task(problem.task_space.reference)
+        reports.append(problem.inner_loop.adapt(predictor, task, batches, torch_generator(0, "views"), budget))
+        predictor.recalibrate(problem.calibration)
+        features.append(predictor.encode(problem.calibration))
+    assert reports[0].compute == reports[1].compute and reports[0].num_steps == reports[1].num_steps
+    torch.testing.assert_close(features[1], features[0], rtol=0.02, atol=0.02)
