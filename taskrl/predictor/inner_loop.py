@@ -105,7 +105,10 @@ def _step(predictor: Predictor, turn: Turn, views: Any) -> tuple[Tensor, Tensor]
     loss.backward()
     if turn.frozen:
         encoder.requires_grad_(True)
-    norm = nn.utils.clip_grad_norm_(predictor.nets.parameters(), max_norm=MAX_GRADIENT_NORM)
+    gradients = [gradient for p in predictor.nets.parameters() if (gradient := p.grad) is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if norm > MAX_GRADIENT_NORM:  # rare: what clipping would multiply by 1 is left alone
+        nn.utils.clip_grads_with_norm_(predictor.nets.parameters(), MAX_GRADIENT_NORM, norm)
     loss = loss.detach()
     finite = torch.isfinite(loss + norm)
     if finite:

@@ -102,7 +102,7 @@ def apply_view(images_BCHW: Tensor, draw: ViewDraw) -> Tensor:
     """The view `draw` of `images_BCHW` (uint8, or float in [0, 1]): float32 in [0, 1], same shape."""
     images = images_BCHW.float().div_(255) if images_BCHW.dtype == torch.uint8 else images_BCHW
     if draw.affine_B23 is not None:
-        grid = F.affine_grid(draw.affine_B23, list(images.shape), align_corners=False)
+        grid = affine_grid(draw.affine_B23, images.shape)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     images = _apply_colour(images, draw)
     if draw.sigma_B is not None:
@@ -112,6 +112,16 @@ def apply_view(images_BCHW: Tensor, draw: ViewDraw) -> Tensor:
     if draw.cutout_B4 is not None:
         images = _cut(images, draw.cutout_B4)
     return images.clamp(0, 1)
+
+
+def affine_grid(affine_B23: Tensor, shape: torch.Size) -> Tensor:
+    """torch's `affine_grid` without `align_corners`, (B, H, W, 2), in a fraction of its time on a CPU."""
+    height, width = shape[2:]
+    x = (torch.arange(width, device=affine_B23.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=affine_B23.device) * 2 + 1) / height - 1
+    along_x, along_y, shift = affine_B23[..., None].unbind(2)
+    lines_B2H = torch.addcmul(shift, along_y, y)
+    return torch.addcmul(lines_B2H[..., None], along_x[..., None], x).permute(0, 2, 3, 1)
 
 
 def make_view(images_BCHW: Tensor, rng: torch.Generator, levels: Mapping[str, float]) -> Tensor:
