@@ -6,9 +6,10 @@
 
 Every side plays whole decisions of the default search (15 steps of the reference recipe, then measuring) in a
 lock-step group; figures are pretraining images a second, medians over alternating turns. The ratios:
-`two_workers_over_one`, `ray_over_processes` (two workers each), `batched_4_over_1` and `batched_16_over_1` (one process,
-one device). `pool_start_s` is the time from opening a pool of two processes to its first answers. `overhead_share` is
-the share of a decision that a real search (policy, log with MLflow, learner, measuring) spends on all but training.
+`two_workers_over_one`, `ray_over_processes` (two workers each), `batched_4_over_1`, `batched_16_over_1` (one
+process, one device). `pool_start_s` is the time from opening a pool of two processes to its first answers.
+`overhead_share` is the share of a decision that a real search spends on all but training (policy, log with
+MLflow, learner, measuring).
 """
 
 import argparse

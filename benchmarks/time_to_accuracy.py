@@ -56,6 +56,7 @@ from taskrl.types import Budget, Inputs
 
 SOURCES = {"digits": "cluttered-digits", "fashion": "fashion-mnist"}
 SIDES = ("taskrl", "lightly")
+TEAMS = {"taskrl": "taskrl_single", "lightly": "lightly_tuned_single"}
 MARGINS = {"low": 4.0, "mid": 2.0, "top": 1.0}
 LEVELS_FILE = measure.RESULTS / "time_to_accuracy_levels.json"
 WARM_UP_STEPS = 20
@@ -73,9 +74,9 @@ class Plan:
     """Seeds and lengths. pilot_lengths: steps of schedules that end. most_steps: of the pilot's constant rate."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    pilot_seeds: tuple[int, ...] = (100, 101, 102)
-    pilot_lengths: tuple[int, ...] = (3200, 6400)
-    most_steps: int = 4000
+    pilot_seeds: tuple[int, ...] = (100, 101)
+    pilot_lengths: tuple[int, ...] = (1600, 3200)
+    most_steps: int = 2400
     first_check: int = FIRST_CHECK
     max_fitted: int = MAX_FITTED
     quick: bool = False
@@ -269,13 +270,11 @@ def best_settings(plan: Plan, folder: Path) -> dict[str, Setting]:
     def work() -> dict[str, Any]:
         transform = faster_transform("grey28")
         with Players(run_in_s=1.0) as players:
-            found = {
-                side: best(players, grid(side, "grey28", transform, single=True, quick=False), 1) for side in SIDES
-            }
+            found = {side: best(players, grid(TEAMS[side], "grey28", transform, quick=False), 1) for side in SIDES}
         return {"settings": {side: asdict(chosen) for side, (chosen, _) in found.items()}}
 
     if plan.quick:
-        return {side: grid(side, "grey28", "SimCLRTransform", single=True, quick=True)[0] for side in SIDES}
+        return {side: grid(TEAMS[side], "grey28", "SimCLRTransform", quick=True)[0] for side in SIDES}
     cell = kept(cell_file(folder, {"best settings": machine("cpu")}), work)
     return {side: Setting(**values) for side, values in cell["settings"].items()}
 
