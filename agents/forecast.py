@@ -2,6 +2,7 @@
 
 from taskrl.assemble import Assembled
 from taskrl.config import EpisodeConfig
+from taskrl.report_figures import duration
 from taskrl.tuning import images_per_second, seconds_to_measure, workers_at_once
 
 
@@ -20,3 +21,9 @@ def forecast(assembled: Assembled, num_episodes: int, episode: EpisodeConfig) ->
     training_s = num_episodes * num_steps * config.predictor.batch_size / rate
     measuring_s = num_episodes * num_measurings * seconds_to_measure(config, problem, shape)
     return flops, training_s + measuring_s / workers_at_once(config)
+
+
+def cost_note(assembled: Assembled, what: str, num_episodes: int, episode: EpisodeConfig) -> str:
+    """The forecast in a sentence."""
+    flops, seconds = forecast(assembled, num_episodes, episode)
+    return f"{what}: {num_episodes} episodes, about {flops / 1e12:.1f} TFLOP, {duration(seconds)}."

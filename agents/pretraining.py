@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from agents.final import FinalJob, Generator, check_generator, generator_named, train_final
+from agents.forecast import cost_note
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
-from agents.training import cost_note, data_notes, decision_metrics, final_episode
+from agents.training import data_notes, decision_metrics
 from taskrl.assemble import assemble, load_data
 from taskrl.config import ExperimentConfig, flatten
 from taskrl.errors import RunFolderError
@@ -23,7 +24,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     check_generator(assembled, generator)
     for note in (
         *data_notes(assembled),
-        cost_note(assembled, "Pretraining, without scoring", 1, final_episode(config)),
+        cost_note(assembled, "Pretraining, without scoring", 1, config.final.episode),
     ):
         reporter.say(note)
     run = RunFolder.create(out, assembled.config)
@@ -41,7 +42,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         final = config.final
         job = FinalJob(
             generator=generator,
-            episode=final_episode(config),
+            episode=config.final.episode,
             search_seed=config.seed,
             train_seed=0,
             export_to=run.encoder,

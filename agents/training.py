@@ -22,7 +22,7 @@ from agents.final import (
     reference_episode,
     train_final,
 )
-from agents.forecast import forecast
+from agents.forecast import cost_note
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
@@ -31,7 +31,7 @@ from envs.host import WorkerSetup
 from envs.pool import Pool
 from envs.workers import open_pool
 from taskrl.assemble import Assembled, assemble, load_data
-from taskrl.config import EpisodeConfig, ExperimentConfig, flatten
+from taskrl.config import ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
 from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
@@ -142,21 +142,10 @@ def _announce(session: Session) -> None:
     num_finals = config.final.seeds * (1 + len(_yardsticks(session)))
     for note in (
         cost_note(session.assembled, "Search", config.agent.episodes, config.episode),
-        cost_note(session.assembled, "Final encoders, without scoring", num_finals, final_episode(config)),
+        cost_note(session.assembled, "Final encoders, without scoring", num_finals, config.final.episode),
         f"Workers: {session.pool.num_workers} ({config.envs}, {config.predictor.precision}).",
     ):
         session.reporter.say(note)
-
-
-def final_episode(config: ExperimentConfig) -> EpisodeConfig:
-    """How a final encoder is trained."""
-    return EpisodeConfig(decisions=config.final.decisions, steps_per_decision=config.final.steps_per_decision)
-
-
-def cost_note(assembled: Assembled, what: str, num_episodes: int, episode: EpisodeConfig) -> str:
-    """The forecast for so many episodes, from this machine's measured speed."""
-    flops, seconds = forecast(assembled, num_episodes, episode)
-    return f"{what}: {num_episodes} episodes, about {flops / 1e12:.1f} TFLOP, {duration(seconds)}."
 
 
 def data_notes(assembled: Assembled) -> list[str]:
@@ -212,7 +201,12 @@ def _search(session: Session) -> dict[str, float]:
         "images": total.images,
         "reference_quality": sum(quality for quality, _ in references) / len(references),
         "wall_seconds": round(time.perf_counter() - started, 2),
+        "overhead_share": round(log.overhead_share, 4),
     }
+    session.reporter.say(
+        f"Search took {duration(spent['wall_seconds'])}; {100 * spent['overhead_share']:.1f} % of its decisions' "
+        "time was not training (measuring, policy, log)."
+    )
     write_result(record, spent)
     return spent
 
@@ -230,11 +224,20 @@ class SearchLog:
         self._tracker = tracker
         self._decisions = decisions
         self._returns: dict[int, float] = {}
+        self._seconds = self._overhead_s = 0.0
+
+    @property
+    def overhead_share(self) -> float:
+        """The share of the search's time so far that was not training: measuring, policy, log, learner."""
+        return self._overhead_s / self._seconds if self._seconds else 0.0
 
     def add(self, decision: Decision) -> float | None:
         """Log it; the final quality when the decision ends its episode."""
         step = decision.episode * self._decisions + decision.index
         self._tracker.log_metrics(decision_metrics(decision.info, decision.reward), step=step)
+        timings = decision.info["timings"]
+        self._seconds += timings["decision_s"]
+        self._overhead_s += timings["decision_s"] * timings["overhead_share"]
         total = self._returns.pop(decision.episode, 0.0) + decision.reward
         if decision.index + 1 < self._decisions:
             self._returns[decision.episode] = total
@@ -305,7 +308,7 @@ def _job(session: Session, generator: Generator, train_seed: int) -> FinalJob:
     keep = generator.name == LEARNED
     return FinalJob(
         generator=generator,
-        episode=final_episode(session.config),
+        episode=final.episode,
         search_seed=session.config.seed,
         train_seed=train_seed,
         export_to=session.run.checkpoints / f"encoder-{train_seed}" if keep else None,

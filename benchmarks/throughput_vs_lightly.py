@@ -1,6 +1,6 @@
 """Images a second through two-view contrastive training (SimCLR, NT-Xent): taskrl against LightlySSL 1.6.
 
-    python benchmarks/throughput_vs_lightly.py            # about 8 minutes on two cores
+    python benchmarks/throughput_vs_lightly.py            # about 14 minutes on two cores
     python benchmarks/throughput_vs_lightly.py --quick    # shows that it runs
 
 Needs the packages of the extra `bench`; an idle machine. Counted are input images, two views each. Both sides: the

@@ -1,6 +1,6 @@
 """Seconds of training to three levels of linear accuracy: taskrl against LightlySSL 1.6, one run each.
 
-    python benchmarks/time_to_accuracy.py --pilot --data-root data    # once: fixes the levels; about 15 minutes
+    python benchmarks/time_to_accuracy.py --pilot --data-root data    # once: fixes the levels; about 9 minutes
     python benchmarks/time_to_accuracy.py --data-root data            # about 20 minutes on two cores
     python benchmarks/time_to_accuracy.py --quick                     # shows that it runs; levels of its own
 

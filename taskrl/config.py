@@ -103,6 +103,11 @@ class FinalConfig(Section):
     generators: list[str] = ["reference", "random", "prior"]
     test: bool = False
 
+    @property
+    def episode(self) -> EpisodeConfig:
+        """How a final encoder is trained."""
+        return EpisodeConfig(decisions=self.decisions, steps_per_decision=self.steps_per_decision)
+
 
 class TrackingConfig(Section):
     """uri: MLflow tracking URI; empty is a sqlite file in the run folder, "none" turns MLflow off."""

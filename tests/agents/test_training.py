@@ -86,6 +86,7 @@ def test_every_decision_and_episode_is_in_the_metrics(finished: RunFolder) -> No
     assert sorted(entry["step"] for entry in decisions) == list(range(4 * 2))
     for entry in decisions:
         assert {"reward", "quality", "reward_part/gain", "compute/train_flops", "time/train_s"} <= set(entry["metrics"])
+        assert 0 < entry["metrics"]["time/overhead_share"] < 1
     episodes = [entry for entry in entries if entry["kind"] == "episode"]
     assert [entry["step"] for entry in episodes] == [0, 1, 2, 3]
     returns = {entry["step"]: entry["metrics"]["return"] for entry in episodes}
