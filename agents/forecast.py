@@ -24,6 +24,6 @@ def forecast(assembled: Assembled, num_episodes: int, episode: EpisodeConfig) ->
 
 
 def cost_note(assembled: Assembled, what: str, num_episodes: int, episode: EpisodeConfig) -> str:
-    """The forecast in a sentence."""
+    """The forecast in a sentence. At least: workers slow each other down a little, and agents learn in between."""
     flops, seconds = forecast(assembled, num_episodes, episode)
-    return f"{what}: {num_episodes} episodes, about {flops / 1e12:.1f} TFLOP, {duration(seconds)}."
+    return f"{what}: {num_episodes} episodes, about {flops / 1e12:.1f} TFLOP, at least {duration(seconds)}."

@@ -58,6 +58,7 @@ class LockstepVecEnv(VecEnv):
         self._index = 0
         results = self._everywhere("reset", [(seed,)] * self.num_envs)
         self.reset_infos = [info for _, info in results]
+        self._answered = time.perf_counter()
         return np.stack([observation for observation, _ in results])
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -81,7 +82,8 @@ class LockstepVecEnv(VecEnv):
             infos.append(info | ({"terminal_observation": observation} if dones[row] else {}))
         if dones.all():
             observations = np.asarray(self.reset())
-        self._answered = time.perf_counter()
+        else:
+            self._answered = time.perf_counter()
         return observations, self._paid(rewards), dones, infos
 
     def _timings(self, timings: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
