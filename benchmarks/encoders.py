@@ -1,7 +1,7 @@
 """Which small encoder is the most accurate for its training time?
 
     python benchmarks/encoders.py --jobs 2                            # 10 minutes; results/encoders.json
-    python benchmarks/encoders.py --jobs 2 --data-root ../shared/data # Fashion-MNIST as well
+    python benchmarks/encoders.py --jobs 2 --data-root data           # Fashion-MNIST as well
     python benchmarks/encoders.py --quick                             # 8x8 digits, a blink of training: that it runs
 
 Every design trains on the reference recipe by the real inner loop, on one thread, for one wall time T. Its time for one
