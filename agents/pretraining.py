@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.final import FinalJob, Generator, check_generator, generator_named, train_final
-from agents.forecast import cost_note
+from agents.forecast import cost_notes
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
@@ -24,7 +24,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     check_generator(assembled, generator)
     for note in (
         *data_notes(assembled),
-        cost_note(assembled, "Pretraining, without scoring", 1, config.final.episode),
+        *cost_notes(assembled, [("Pretraining, without scoring", 1, config.final.episode)]),
     ):
         reporter.say(note)
     run = RunFolder.create(out, assembled.config)

@@ -14,10 +14,10 @@ from agents.progress import Reporter
 from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
 from taskrl.assemble import Assembled
-from taskrl.folders import read_json
+from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.report import render_report
-from taskrl.run_folder import RunFolder, write_atomically, write_result
+from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker
 

@@ -22,7 +22,7 @@ from agents.final import (
     reference_episode,
     train_final,
 )
-from agents.forecast import cost_note
+from agents.forecast import cost_notes
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
@@ -141,8 +141,13 @@ def _announce(session: Session) -> None:
         session.reporter.say(note)
     num_finals = config.final.seeds * (1 + len(_yardsticks(session)))
     for note in (
-        cost_note(session.assembled, "Search", config.agent.episodes, config.episode),
-        cost_note(session.assembled, "Final encoders, without scoring", num_finals, config.final.episode),
+        *cost_notes(
+            session.assembled,
+            [
+                ("Search", config.agent.episodes, config.episode),
+                ("Final encoders, without scoring", num_finals, config.final.episode),
+            ],
+        ),
         f"Workers: {session.pool.num_workers} ({config.envs}, {config.predictor.precision}).",
     ):
         session.reporter.say(note)

@@ -34,7 +34,7 @@ class WorkerSetup:
 @dataclass(frozen=True)
 class Stepped:
     """Gymnasium's five values, how long the parts of the step took, and the environment as it is now (None at an
-    episode's end).
+    episode's end, and where nothing would be restored from it).
     """
 
     values: StepResult
@@ -45,9 +45,11 @@ class Stepped:
 class EnvHost:
     """One assembled problem and any number of environments on it."""
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: WorkerSetup, *, snapshots: bool = True) -> None:
+        """snapshots: put them into the answers; for a host that can be lost."""
         self.assembled: Assembled = assemble(setup.config, setup.dataset, codec=setup.codec)
         self._episode = setup.config.episode
+        self._snapshots = snapshots
         self._envs: dict[int, TaskGenerationEnv] = {}
         self._last: dict[int, tuple[int, Stepped]] = {}
 
@@ -100,7 +102,8 @@ class EnvHost:
     def _done(self, env_id: int, index: int, values: StepResult) -> Stepped:
         env = self._envs[env_id]
         over = values[2] or values[3]
-        answer = Stepped(values, dict(env.timings), None if over else env.snapshot())
+        snapshot = env.snapshot() if self._snapshots and not over else None
+        answer = Stepped(values, dict(env.timings), snapshot)
         self._last[env_id] = (index, answer)
         return answer
 

@@ -72,7 +72,7 @@ class SerialPool:
     def __init__(self, setup: WorkerSetup, *, batched: bool = False) -> None:
         self._num_threads = (os.cpu_count() or 1) if batched else 1
         torch.set_num_threads(self._num_threads)
-        self._host = EnvHost(setup)
+        self._host = EnvHost(setup, snapshots=False)
         self._batched = batched
         self._waiting: list[Request] = []
         self._results: deque[Any] = deque()

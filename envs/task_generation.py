@@ -164,16 +164,9 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         return self._state
 
     def _measure(self, state: EpisodeState) -> tuple[Quality, Tensor]:
-        """Quality and the features of the calibration images, on statistics that the agent cannot choose; all
-        charged. In the training's precision: final encoders are scored in float32, rewards need not be.
-        """
-        predictor, calibration = state.predictor, self.problem.calibration
-        with predictor.autocast():
-            features = predictor.recalibrate(calibration)
-            quality = self.problem.probe(predictor.encode, self.problem.probe_data)
-        num_encoded = quality.num_encoded + len(calibration)
-        flops = num_encoded * self.problem.meter.encode(predictor) + quality.solve_flops
-        state.measured += Compute(flops=flops, images=num_encoded)
+        """Quality and the features of the calibration images; charged."""
+        quality, features, spent = self.problem.measure(state.predictor)
+        state.measured += spent
         return quality, features
 
     def _observation(self, features: Tensor) -> NDArray[np.float32]:

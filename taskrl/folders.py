@@ -65,6 +65,13 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside and rename, so that a reader never sees half a file."""
+    draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises RunFolderError when it is missing or is none."""
     try:

@@ -19,7 +19,7 @@ from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tasks.task import Mixture
 from taskrl.tracking import Tracker
-from taskrl.types import ProbeData
+from taskrl.types import Compute, ProbeData, Quality
 
 Action = NDArray[np.generic]
 Observation = NDArray[np.float32]
@@ -48,6 +48,19 @@ class MetaProblem:
     meter: FlopMeter
     reference_step_flops: int
     make_env: Callable[["MetaProblem"], Any] | None = None
+
+    def measure(self, predictor: Predictor) -> tuple[Quality, Tensor, Compute]:
+        """Quality, the features of the calibration images (B, D), and what both cost.
+
+        On batch-norm statistics that the agent cannot choose, and in the training's precision: final encoders are
+        scored in float32, rewards need not be.
+        """
+        with predictor.autocast():
+            features = predictor.recalibrate(self.calibration)
+            quality = self.probe(predictor.encode, self.probe_data)
+        num_encoded = quality.num_encoded + len(self.calibration)
+        flops = num_encoded * self.meter.encode(predictor) + quality.solve_flops
+        return quality, features, Compute(flops=flops, images=num_encoded)
 
 
 class TaskPolicy(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from taskrl.config import ExperimentConfig, dump_config, load_config
 from taskrl.errors import RunFolderError
-from taskrl.folders import read_json
+from taskrl.folders import read_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,6 @@ def refuse_existing(path: Path) -> None:
     """Raises RunFolderError when something, even a dangling link, stands at `path`."""
     if os.path.lexists(path):
         raise RunFolderError(f"The output {str(path)!r} exists already; name another --out or remove it.")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader never sees half a file."""
-    draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, TaskrlError
-from taskrl.folders import read_json
+from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine
 from taskrl.meta import MetaProblem
 from taskrl.predictor.inner_loop import Assignment
@@ -107,11 +108,10 @@ def seconds_to_measure(config: ExperimentConfig, problem: MetaProblem, shape: Se
     def measured() -> float:
         predictor = problem.make_predictor(0)
         taken = []
-        with _threads(1 if config.predictor.device == "cpu" else torch.get_num_threads()), predictor.autocast():
+        with _threads(1 if config.predictor.device == "cpu" else torch.get_num_threads()):
             for _ in range(2):
                 started = time.perf_counter()
-                predictor.recalibrate(problem.calibration)
-                problem.probe(predictor.encode, problem.probe_data)
+                problem.measure(predictor)
                 taken.append(time.perf_counter() - started)
         return min(taken)
 
@@ -224,19 +224,25 @@ def _cache_file() -> Path:
 
 def _remembering(config: ExperimentConfig, shape: Sequence[int], what: str, measure: Callable[[], float]) -> float:
     place = _key(config, shape)
-    known = _remembered(place)
+    known = _rows(_memory(), place)
     if what not in known:
         known = {**known, what: measure()}
         _remember(place, known)
     return known[what]
 
 
-def _remembered(place: str) -> dict[str, float]:
-    """What is known of `place`; nothing when the file is missing or spoilt."""
+def _memory() -> dict[str, Any]:
+    """The whole file; nothing when it is missing or spoilt."""
     try:
-        rows = read_json(_cache_file()).get(place, {})
-        return {str(name): float(value) for name, value in rows.items()}
-    except (TaskrlError, ValueError, TypeError, AttributeError):
+        return read_json(_cache_file())
+    except TaskrlError:
+        return {}
+
+
+def _rows(memory: Mapping[str, Any], place: str) -> dict[str, float]:
+    try:
+        return {str(name): float(value) for name, value in memory.get(place, {}).items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
@@ -245,9 +251,6 @@ def _remember(place: str, rows: Mapping[str, float]) -> None:
     path = _cache_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(json.dumps({**known, place: dict(rows)}, indent=1), encoding="utf-8")
-        draft.replace(path)
-    except (OSError, ValueError, TypeError):
+        write_atomically(path, json.dumps({**_memory(), place: dict(rows)}, indent=1))
+    except OSError:
         return

@@ -9,8 +9,9 @@ import pytest
 
 from taskrl.config import load_config
 from taskrl.errors import RunFolderError
+from taskrl.folders import write_atomically
 from taskrl.machine import PACKAGES, machine, versions
-from taskrl.run_folder import RunFolder, write_atomically, write_result
+from taskrl.run_folder import RunFolder, write_result
 
 CONFIG = load_config(given={"seed": 5, "tasks.limit": ["rotation<=0.2"]})
 

@@ -88,6 +88,8 @@ def test_a_spoilt_memory_is_measured_anew(monkeypatch: pytest.MonkeyPatch, cache
     cache.write_text(spoilt)
     settled = tuning.tuned(config(predictor__precision="auto"), lambda _: None, SHAPE)  # type: ignore[arg-type,return-value]
     assert settled.predictor.precision == "bf16"
+    (rows,) = [rows for rows in json.loads(cache.read_text()).values() if isinstance(rows, dict)]
+    assert rows == {"processes fp32": 1.0, "processes bf16": 2.0}, "and remembered again"
 
 
 def test_a_memory_that_cannot_be_written_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
