@@ -4,6 +4,7 @@ Legend: N inputs, D feature size, K targets.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Protocol, final
 
 import torch
@@ -38,21 +39,29 @@ def ridge_r2(features_ND: Tensor, targets_NK: Tensor, folds_N: Tensor) -> float:
     Each fold is predicted by a fit on the others. Of four strengths (times the number of inputs fitted), the best is
     reported. Hoerl & Kennard 1970; cross-fitting as in scikit-learn's cross_val_predict.
     """
-    features, targets = standardise(features_ND), targets_NK.double()
+    return ridge_r2_each(features_ND, {"": targets_NK}, folds_N)[""]
+
+
+def ridge_r2_each(features_ND: Tensor, targets: Mapping[str, Tensor], folds_N: Tensor) -> dict[str, float]:
+    """`ridge_r2` of several targets (N, K) from the same features, each with its own strength, at the cost of one."""
+    features, every = standardise(features_ND), torch.cat([target.double() for target in targets.values()], dim=1)
     eye = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
     strengths = torch.tensor(RIDGE_STRENGTHS, dtype=features.dtype, device=features.device)
-    errors = torch.zeros_like(strengths)
-    total = torch.zeros((), dtype=features.dtype, device=features.device)
+    errors = torch.zeros(len(strengths), every.shape[1], dtype=features.dtype, device=features.device)
+    total = torch.zeros(every.shape[1], dtype=features.dtype, device=features.device)
     for fold in folds_N.unique():
         held = folds_N == fold
-        x, y = features[~held], targets[~held]
+        x, y = features[~held], every[~held]
         mean_x, mean_y = x.mean(0), y.mean(0)
         gram, cross = (x - mean_x).T @ (x - mean_x), (x - mean_x).T @ (y - mean_y)
         factors = torch.linalg.cholesky(gram + (strengths * len(x))[:, None, None] * eye)
         weights = torch.cholesky_solve(cross.expand(len(strengths), -1, -1), factors)
-        errors += (targets[held] - mean_y - (features[held] - mean_x) @ weights).square().sum(dim=(1, 2))
-        total += (targets[held] - mean_y).square().sum()
-    return float(1 - errors.min() / total.clamp(min=1e-12))
+        errors += (every[held] - mean_y - (features[held] - mean_x) @ weights).square().sum(dim=1)
+        total += (every[held] - mean_y).square().sum(dim=0)
+    widths = [target.shape[1] for target in targets.values()]
+    blocks = zip(errors.split(widths, dim=1), total.split(widths), strict=True)
+    scores = [float(1 - error.sum(1).min() / whole.sum().clamp(min=1e-12)) for error, whole in blocks]
+    return dict(zip(targets, scores, strict=True))
 
 
 def ridge_flops(num_inputs: int, feature_dim: int, num_targets: int, num_folds: int) -> int:
