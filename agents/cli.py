@@ -24,6 +24,7 @@ from agents.options import (
     EvalSeeds,
     Final,
     Forbid,
+    Goal,
     Groups,
     ImageSize,
     LabelsPerClass,
@@ -34,6 +35,7 @@ from agents.options import (
     Probe,
     Seed,
     Set,
+    Stop,
     TrackingUri,
     Workers,
     build_config,
@@ -102,6 +104,7 @@ def train(
     no_labels: NoLabels = False,
     labels_per_class: LabelsPerClass = None,
     probe: Probe = None,
+    goal: Goal = None,
     device: Device = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -124,6 +127,7 @@ def pretrain(
     config: ConfigFile = None,
     set_: Set = None,
     seed: Seed = None,
+    stop: Stop = None,
     final: Final = False,
     objectives: Objectives = None,
     forbid: Forbid = None,
@@ -134,6 +138,7 @@ def pretrain(
     no_labels: NoLabels = False,
     labels_per_class: LabelsPerClass = None,
     probe: Probe = None,
+    goal: Goal = None,
     device: Device = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -170,6 +175,34 @@ def probe(
 
     options = {name: value for name, value in locals().items() if name != "encoder"}
     probe_encoder(encoder, build_config(options), Reporter())
+
+
+@app.command()
+@friendly
+def quality(
+    encoder: Annotated[
+        Path, typer.Argument(help="An encoder folder, a run folder that has one, or a file of weights (with --arch).")
+    ],
+    data: Data = None,
+    arch: Annotated[
+        str | None, typer.Option(help="For .safetensors, .pth or .pt: the torchvision model, e.g. resnet18.")
+    ] = None,
+    goal: Goal = None,
+    image_size: ImageSize = None,
+    groups: Groups = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Measure an encoder without labels, beside an untrained one of the same architecture."""
+    from agents.quality import print_quality, quality_json
+
+    options = {name: value for name, value in locals().items() if name not in ("encoder", "arch", "json")}
+    config = build_config(options)
+    if json:
+        typer.echo(quality_json(encoder, arch, config))
+    else:
+        print_quality(encoder, arch, config, Reporter())
 
 
 @app.command()

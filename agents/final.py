@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from agents.baselines import FixedPolicy, RandomPolicy
+from agents.keeping import BEST, LAST, Keeper, beside
 from agents.policy import load_policy
 from agents.rollout import Trace, run_episode
 from envs.factory import make_env
+from envs.reference import reference_curve
 from taskrl.assemble import Assembled, task_space
 from taskrl.config import EpisodeConfig
 from taskrl.data.splits import Test, Validation
@@ -46,7 +48,9 @@ class Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalJob:
-    """One final encoder. export_to: where to write it, or None. read_test: score on test images, not on validation."""
+    """One final encoder. export_to: where to write it, or None; the best or the last, whichever does not count, goes
+    beside it. read_test: score on test images, not on validation.
+    """
 
     generator: Generator
     episode: EpisodeConfig
@@ -93,18 +97,27 @@ def check_generator(assembled: Assembled, generator: Generator) -> None:
     make_policy(generator, lambda codec: task_space(assembled.config, shape, codec), seed=0)
 
 
+def final_seed(assembled: Assembled, train_seed: int) -> int:
+    """The seed of the episode that trains the final encoders of `train_seed`."""
+    return derive_seed(assembled.config.seed, "final", train_seed)
+
+
 def train_final(
     assembled: Assembled,
     job: FinalJob,
     after_decision: Callable[[int, Mapping[str, Any]], None] = lambda index, info: None,
 ) -> FinalResult:
-    """Train, score and export one encoder. Seeds are paired: the same train_seed is the same start for every
-    generator.
+    """Train, score and export one encoder. Seeds are paired: the same train_seed is the same start, and the same set
+    where sets are drawn, for every generator.
     """
+    episode_seed = final_seed(assembled, job.train_seed)
+    assembled = assembled.at(episode_seed)
     config, problem = assembled.config, assembled.problem
     shape = assembled.splits.pretraining.inputs.sample_shape
-    episode_seed = derive_seed(config.seed, "final", job.train_seed)
     trace: Trace | None = None
+    # the floor `supervised` was trained on the labels that its quality is read from
+    stops = config.final.stop == "auto" and job.generator.source != SUPERVISED
+    keeper = Keeper(patience=config.final.patience, stops=stops)
     if job.generator.source == UNTRAINED:
         predictor = problem.make_predictor(derive_seed(episode_seed, "predictor"))
     else:
@@ -112,21 +125,49 @@ def train_final(
         policy, codec = make_policy(job.generator, lambda codec: task_space(config, shape, codec), seed=seed)
         space = task_space(config, shape, codec)
         build_task = _with_labels(problem) if job.generator.source == SUPERVISED else problem.build_task
-        env = make_env(dataclasses.replace(problem, task_space=space, build_task=build_task), job.episode)
+        env = make_env(dataclasses.replace(problem.unshaped(), task_space=space, build_task=build_task), job.episode)
         trace = run_episode(
-            env, policy, seed=episode_seed, deterministic=job.generator.argmax, after_decision=after_decision
+            env,
+            policy,
+            seed=episode_seed,
+            deterministic=job.generator.argmax,
+            after_decision=after_decision,
+            stop=lambda quality: keeper.add(quality, env.predictor.encoder),
         )
         predictor = env.predictor
+        if keeper.chosen_decision < keeper.num_decisions:
+            keeper.swap(predictor.encoder)
     predictor.recalibrate(problem.calibration)
     reads: list[str] = []
-    row = _row(assembled, job, predictor, trace, reads.append)
+    row = _row(assembled, job, predictor, trace, keeper, reads.append)
     if job.export_to is not None:
-        example = problem.calibration[:8].cpu()
-        card = {"data": assembled.splits.name, **{key: row[key] for key in ("generator", "train_seed", "search_seed")}}
-        card |= {"linear_accuracy": row["linear_accuracy"], "scored_on": "test" if job.read_test else "validation"}
-        config_of_encoder = assembled.encoder_config
-        export_encoder(predictor.encoder, config_of_encoder, job.export_to, example=example, card=card)  # type: ignore[arg-type]
+        _export(assembled, job, predictor, trace, keeper, row)
     return FinalResult(row=row, trace=trace, test_reads=tuple(reads))
+
+
+def _export(
+    assembled: Assembled, job: FinalJob, predictor: Predictor, trace: Trace | None, keeper: Keeper, row: dict[str, Any]
+) -> None:
+    """Write the encoder that the row scores, and beside it the best or the last one where that is another."""
+    calibration, encoder = assembled.problem.calibration, predictor.encoder
+    shared = {"data": assembled.splits.name, **{key: row[key] for key in ("generator", "train_seed", "search_seed")}}
+
+    def write(folder: Path, decision: int, checkpoint: str, scores: Mapping[str, object]) -> None:
+        which = {"checkpoint": checkpoint, "decision": decision, "num_decisions": keeper.num_decisions}
+        quality = {"quality": trace.qualities[decision]} if trace else {}
+        card, example = {**shared, **which, **quality, **scores}, calibration[:8].cpu()
+        export_encoder(encoder, assembled.encoder_config, folder, example=example, card=card)  # type: ignore[arg-type]
+
+    assert job.export_to is not None
+    scores = {"linear_accuracy": row["linear_accuracy"], "scored_on": "test" if job.read_test else "validation"}
+    if keeper.best_decision == keeper.num_decisions:
+        write(job.export_to, keeper.num_decisions, f"{BEST} and {LAST}", scores)
+        return
+    write(job.export_to, keeper.chosen_decision, keeper.chosen, scores)
+    other, decision = (LAST, keeper.num_decisions) if keeper.chosen == BEST else (BEST, keeper.best_decision)
+    keeper.swap(encoder)
+    predictor.recalibrate(calibration)
+    write(beside(job.export_to, other), decision, other, {})
 
 
 def _with_labels(problem: MetaProblem) -> Callable[[TaskSpec], Mixture]:
@@ -143,17 +184,26 @@ def _with_labels(problem: MetaProblem) -> Callable[[TaskSpec], Mixture]:
     return build
 
 
-def reference_episode(assembled: Assembled, seed: int) -> tuple[float, Compute]:
-    """Final probe quality of the reference recipe over one episode of the search's length, and what that cost."""
-    config = assembled.config
-    space = task_space(config, assembled.splits.pretraining.inputs.sample_shape, "box")
-    env = make_env(dataclasses.replace(assembled.problem, task_space=space), config.episode)
-    trace = run_episode(env, FixedPolicy(space, space.reference), seed=seed)
-    return trace.qualities[-1], trace.compute
+def reference_episode(assembled: Assembled, seed: int) -> tuple[tuple[float, ...], Compute]:
+    """`reference_curve` of an episode of the search's length, on the set of its seed."""
+    return reference_curve(make_env(assembled.at(seed).problem.unshaped(), assembled.config.episode), seed=seed)
 
 
-def floors(assembled: Assembled, read_test: bool) -> tuple[dict[str, float] | None, tuple[str, ...]]:
-    """The floor `pixels` (None without labels) and what was read of the test images."""
+def floors(assembled: Assembled, read_test: bool, *, num_seeds: int) -> tuple[dict[str, float] | None, tuple[str, ...]]:
+    """The floor `pixels` (None without labels) and what was read of the test images; the mean over the sets of the
+    final encoders where sets are drawn.
+    """
+    if assembled.draw is None:
+        return _floors(assembled, read_test)
+    found = [_floors(assembled.at(final_seed(assembled, seed)), read_test) for seed in range(num_seeds)]
+    rows = [pixels for pixels, _ in found if pixels is not None]
+    reads = tuple(sentence for _, sentences in found for sentence in sentences)
+    if not rows:
+        return None, reads
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}, reads
+
+
+def _floors(assembled: Assembled, read_test: bool) -> tuple[dict[str, float] | None, tuple[str, ...]]:
     fitting = assembled.splits.fitting
     reads: list[str] = []
     scored = _scored(assembled, read_test, reads.append, "floor pixels")
@@ -175,13 +225,20 @@ def score(assembled: Assembled, predictor: Predictor, *parts: Validation | Test)
 
 
 def _row(
-    assembled: Assembled, job: FinalJob, predictor: Predictor, trace: Trace | None, log: Callable[[str], None]
+    assembled: Assembled,
+    job: FinalJob,
+    predictor: Predictor,
+    trace: Trace | None,
+    keeper: Keeper,
+    log: Callable[[str], None],
 ) -> dict[str, Any]:
     splits = assembled.splits
     scored = _scored(assembled, job.read_test, log, f"{job.generator.name}, train seed {job.train_seed}")
     on_validation, on_scored = score(assembled, predictor, splits.validation, scored)
     quality = (
-        trace.qualities[-1] if trace else assembled.problem.probe(predictor.encode, assembled.problem.probe_data).value
+        trace.qualities[keeper.chosen_decision]
+        if trace
+        else assembled.problem.probe(predictor.encode, assembled.problem.probe_data).value
     )
     return {
         "generator": job.generator.name,
@@ -194,6 +251,9 @@ def _row(
         "validation_accuracy": on_validation.linear if on_validation else None,
         # the supervised floor was trained on the very labels that the probe scores with
         "quality": None if job.generator.source == SUPERVISED else quality,
+        "num_decisions": keeper.num_decisions,
+        "best_decision": keeper.best_decision,
+        "scored_decision": keeper.chosen_decision,
         "train_flops": trace.compute.flops if trace else 0,
         "train_images": trace.compute.images if trace else 0,
         "wall_seconds": round(trace.wall_seconds, 3) if trace else 0.0,

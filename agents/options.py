@@ -32,8 +32,15 @@ Groups = Annotated[
 ]
 NoLabels = Annotated[bool, typer.Option("--no-labels", help="Ignore labels, also for the reward.")]
 LabelsPerClass = Annotated[int | None, typer.Option(help="Labels a class that the reward may read.")]
-Probe = Annotated[str | None, typer.Option(help="auto, ridge (labels) or panel (label-free).")]
+Probe = Annotated[
+    str | None,
+    typer.Option(help="auto, ridge (labels), few (few labels and the panel), panel or solvability (no labels)."),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Stop = Annotated[
+    str | None, typer.Option(help="never, or auto: end when quality rises no more and keep the best encoder.")
+]
+Goal = Annotated[str | None, typer.Option(help="What the encoder is for: frozen, finetune or dense.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where known data sets lie.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow downloading a known data set.")]
 TrackingUri = Annotated[str | None, typer.Option(help='MLflow tracking URI; "none" turns MLflow off.')]
@@ -55,6 +62,8 @@ KEYS = {
     "groups": "data.groups",
     "labels_per_class": "reward.labels_per_class",
     "probe": "reward.probe",
+    "goal": "reward.goal",
+    "stop": "final.stop",
     "device": "predictor.device",
     "data_root": "data.root",
     "download": "data.download",

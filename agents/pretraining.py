@@ -1,16 +1,18 @@
 """`taskrl pretrain`: one encoder under a given task generator, no reinforcement learning."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.final import FinalJob, Generator, check_generator, generator_named, train_final
 from agents.forecast import cost_notes
+from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.training import data_notes, decision_metrics
-from taskrl.assemble import assemble, load_data
-from taskrl.config import ExperimentConfig, flatten
+from taskrl.assemble import assemble, load_data, with_reward
+from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
 from taskrl.run_folder import RunFolder, refuse_existing
 from taskrl.tracking import open_tracker
@@ -25,10 +27,13 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     for note in (
         *data_notes(assembled),
         *cost_notes(assembled, [("Pretraining, without scoring", 1, config.final.episode)]),
+        *stop_notes(config.final),
     ):
         reporter.say(note)
-    run = RunFolder.create(out, assembled.config)
+    reward = assembled.config.reward.model_copy(update={"scale": 1.0})  # nobody is paid
+    assembled = with_reward(assembled, assembled.config.model_copy(update={"reward": reward}))
     config = assembled.config
+    run = RunFolder.create(out, config)
     tracker = open_tracker(
         run.path,
         uri=config.tracking.uri or None,
@@ -58,6 +63,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         for sentence in result.test_reads:
             run.log_test_read(sentence)
         row = result.row | {"search_flops": 0, "search_images": 0}
+        reporter.say(_kept_note(row, result.trace.qualities if result.trace else (), final))
         stored = StoredFinal.of(row, result.trace)
         finish(run, assembled, [stored], pixels=None, search=None, reporter=reporter, tracker=tracker)
         status = "FINISHED"
@@ -67,6 +73,25 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     finally:
         tracker.close(status)
     return run
+
+
+def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalConfig) -> str:
+    """After which decisions the encoders that were kept come, and why training ended."""
+    num, best = row["num_decisions"], row["best_decision"]
+    ended = f"Trained for {num} decisions"
+    if num < final.decisions:
+        ended = (
+            f"Stopped after {num} of {final.decisions} decisions: quality rose no more than its noise in the last "
+            f"{final.patience}"
+        )
+    if best == num:
+        return f"{ended}; quality was best after the last ({qualities[num]:.3f}): encoder/."
+    counted, other = (BEST, LAST) if row["scored_decision"] == best else (LAST, BEST)
+    places = {counted: "encoder/", other: f"encoder-{other}/"}
+    return (
+        f"{ended}; quality was best after decision {best} ({qualities[best]:.3f}: {places[BEST]}) and "
+        f"{qualities[num]:.3f} after the last ({places[LAST]})."
+    )
 
 
 def find_generator(policy: str) -> Generator:

@@ -4,15 +4,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.galleries import view_galleries
+from agents.keeping import kept_folders
 from agents.progress import Reporter
 from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
+from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
@@ -55,28 +58,41 @@ def finish(
     *,
     pixels: Mapping[str, float] | None,
     search: Mapping[str, float] | None,
+    noise: Mapping[str, Any] | None = None,
     reporter: Reporter,
     tracker: Tracker,
 ) -> None:
-    """Write result.json and report.html, hand them to the tracker, print the table and the paths to open."""
+    """Write result.json and report.html, hand them to the tracker, print the table and the paths to open.
+
+    noise: what is kept of the A/A test.
+    """
     config = assembled.config
     rows = [final.row for final in finals]
     split = "test" if config.final.test else "validation"
+    episodes = [] if search is None else _search_curve(run)
+    validity = None
+    if search is not None:
+        validity = validity_record(episodes, rows, group_size=config.agent.group_size, split=split)
+    for kind, numbers in (("noise", noise_metrics(noise)), ("validity", validity_metrics(validity))):
+        if numbers:
+            tracker.log_metrics(numbers, step=0, kind=kind)
     learned = [final for final in finals if final.row["generator"] == LEARNED]
     shown = learned or [final for final in finals if final.specs][:1]
     result = {
         "format_version": RESULT_VERSION,
-        "data": assembled.splits.name,
+        "data": assembled.data_name,
         "split": split,
         "verdict": verdict(rows, split),
-        "notes": warnings_of(rows) if rows else [],
+        "notes": [*(warnings_of(rows) if rows else []), *_doubts(noise, validity)],
         "rows": rows,
         "table": comparison_table(rows, pixels) if rows else [],
         "floors": {"pixels": pixels},
-        "search": None if search is None else {**search, "episodes": _search_curve(run)},
+        "search": None if search is None else {**search, "episodes": episodes},
+        "noise": noise,
+        "validity": validity,
         "choices": _choices(assembled, shown),
         "curves": _curves(finals),
-        "schedule": _schedule(shown),
+        "schedule": _schedule(shown, config.final.decisions),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
@@ -93,14 +109,28 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
     """The table, the verdict, and what to open."""
     if result["table"]:
         reporter.console.print(print_table(result["table"], result["split"]))
+    for sentence in trust_sentences(result):
+        reporter.say(sentence)
     for note in result["notes"]:
         reporter.say(f"Warning: {note}")
     reporter.say(str(result["verdict"]))
-    for title, path in (("Report", run.report), ("Encoder", run.encoder), ("Policy", run.policy)):
+    best, last, encoder = kept_folders(run.encoder)
+    paths = {"Report": run.report, "Encoder": encoder, "Best encoder": best, "Last encoder": last, "Policy": run.policy}
+    for title, path in paths.items():
         if path.exists():
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
         reporter.say(f"MLflow: taskrl mlflow {run.path}")
+
+
+def trust_sentences(result: Mapping[str, Any]) -> list[str]:
+    """What was found out about noise and validity; nothing for a run of an earlier version."""
+    noise, validity = result.get("noise"), result.get("validity")
+    return [*([noise["sentence"]] if noise else []), *(validity["sentences"] if validity else [])]
+
+
+def _doubts(noise: Mapping[str, Any] | None, validity: Mapping[str, Any] | None) -> list[str]:
+    return [record["warning"] for record in (noise, validity) if record and record["warning"]]
 
 
 def _search_curve(run: RunFolder) -> list[dict[str, Any]]:
@@ -115,19 +145,21 @@ def _search_curve(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, Any]:
-    """Mean probabilities over the finals, for each part of the action and each decision."""
-    if not finals or not finals[0].choices:
+    """Mean probabilities over the finals that came so far, for each part of the action and each decision."""
+    num = max((len(final.choices) for final in finals), default=0)
+    if not num:
         return {"progress": [], "parts": {}}
-    num = len(finals[0].choices)
+    columns = [[final.choices[index] for final in finals if index < len(final.choices)] for index in range(num)]
     parts = {}
     for part in assembled.problem.task_space.parts:
-        table = np.mean([[row[part.name] for row in final.choices] for final in finals], axis=0)
+        table = np.array([np.mean([row[part.name] for row in column], axis=0) for column in columns])
         parts[part.name] = {
             "levels": list(part.levels),
             "reference": part.reference,
             "probabilities": np.round(table, 4).tolist(),
         }
-    return {"progress": [round(index / num, 4) for index in range(num)], "parts": parts}
+    planned = assembled.config.final.decisions
+    return {"progress": [round(index / planned, 4) for index in range(num)], "parts": parts}
 
 
 def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
@@ -139,16 +171,14 @@ def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
 
 
 def _usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
-    """The task that was trained most often at each decision (the first seed's on a tie)."""
-    if not finals:
-        return []
-    columns = zip(*(final.specs for final in finals), strict=True)
-    return [Counter(column).most_common(1)[0][0] for column in columns]
+    """The task that was trained most often at each decision (the first seed's on a tie), of those that came so far."""
+    columns = zip_longest(*(final.specs for final in finals))
+    return [Counter(spec for spec in column if spec is not None).most_common(1)[0][0] for column in columns]
 
 
-def _schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+def _schedule(finals: Sequence[StoredFinal], planned: int) -> list[dict[str, Any]]:
     specs = _usual_specs(finals)
     return [
-        {"progress": round(index / len(specs), 4), "task": TaskSpec.from_json(spec).describe()}
+        {"progress": round(index / planned, 4), "task": TaskSpec.from_json(spec).describe()}
         for index, spec in enumerate(specs)
     ]

@@ -14,7 +14,7 @@ from taskrl.types import Compute
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What happened in an episode, decision by decision.
+    """What happened in an episode, decision by decision; one that was stopped has fewer of them.
 
     qualities has one entry more than specs: the untrained encoder's comes first. choices: probabilities at each
     decision.
@@ -36,8 +36,12 @@ def run_episode(
     seed: int,
     deterministic: bool = False,
     after_decision: Callable[[int, Mapping[str, Any]], None] = lambda index, info: None,
+    stop: Callable[[float], bool] = lambda quality: False,
 ) -> Trace:
-    """Train a fresh predictor for one episode; afterwards `env.predictor` is the result."""
+    """Train a fresh predictor for one episode; afterwards `env.predictor` is the result.
+
+    stop: told the quality after every decision; when it says so, no further decision is taken or charged.
+    """
     observation, first = env.reset(seed=seed)
     state: Any = None
     specs, rewards, qualities, infos, choices = [], [], [first["quality"]], [], []
@@ -53,6 +57,7 @@ def run_episode(
         qualities.append(info["quality"])
         infos.append(info)
         after_decision(len(specs) - 1, info)
+        done = stop(info["quality"]) or done
     trained, measured = env.spent
     return Trace(
         specs=tuple(specs),

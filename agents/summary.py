@@ -73,10 +73,11 @@ def verdict(rows: Sequence[Row], split: str) -> str:
             f"One seed decides nothing: the learned policy is {gap.mean:+.{digits}f} {what} from the reference recipe."
         )
     text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {what}"
+    at = _compute_of(rows)
     if gap.low > 0:
-        sentence = f"The learned policy beats the reference recipe at equal training compute: {text}"
+        sentence = f"The learned policy beats the reference recipe {at}: {text}"
     elif gap.high < 0:
-        sentence = f"The learned policy is worse than the reference recipe at equal training compute: {text}"
+        sentence = f"The learned policy is worse than the reference recipe {at}: {text}"
     else:
         sentence = f"No clear difference between the learned policy and the reference recipe: {text}"
     hand = next((row["generator"] for row in rows if row["generator"].startswith("fixed:")), None)
@@ -85,6 +86,16 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         relation = "above" if turned.low > 0 else "below" if turned.high < 0 else "level with"
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
     return sentence + ". The search is not in this comparison; its compute is in the table."
+
+
+def _compute_of(rows: Sequence[Row]) -> str:
+    """With how much training the two were compared."""
+    ours, theirs = (
+        [row.get("num_decisions", 0) for row in rows if row["generator"] == name] for name in (LEARNED, REFERENCE)
+    )
+    if ours == theirs:
+        return "at equal training compute"
+    return f"(each stopped by its own quality, after {_mean(ours):.1f} and {_mean(theirs):.1f} decisions on average)"
 
 
 def warnings_of(rows: Sequence[Row]) -> list[str]:

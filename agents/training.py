@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agents.catalogue import AGENTS, algorithm_settings
+from agents.catalogue import AGENTS
 from agents.final import (
     SUPERVISED,
     UNTRAINED,
@@ -23,6 +23,8 @@ from agents.final import (
     train_final,
 )
 from agents.forecast import cost_notes
+from agents.keeping import copy_kept, kept_folders, stop_notes
+from agents.preparation import NOTHING, Preparation, mean_curve, prepare, reference_seeds, settle
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.sb3 import Decision, SB3MetaOptimizer
@@ -30,19 +32,17 @@ from agents.summary import LEARNED
 from envs.host import WorkerSetup
 from envs.pool import Pool
 from envs.workers import open_pool
-from taskrl.assemble import Assembled, assemble, load_data
+from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
 from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
 from taskrl.report_figures import duration
 from taskrl.run_folder import RunFolder, refuse_existing, write_result
-from taskrl.seeding import derive_seed
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker, open_tracker
 
 PRIOR = "prior"
-NUM_REFERENCE_EPISODES = 2
 ARGMAX = "learned-argmax"
 
 
@@ -65,10 +65,13 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     """Begin a run in the new folder `out` and carry it to its end."""
     refuse_existing(out)
     generators = [generator_named(name) for name in config.final.generators if name != PRIOR]
-    dataset, assembled = _prepare(config)
+    dataset, assembled = prepare(config)
     for generator in generators:
         check_generator(assembled, generator)
+    _say_data(assembled, reporter)
+    assembled, preparation = settle(assembled, reporter)
     run = RunFolder.create(out, assembled.config)
+    write_result(_preparation_file(run), preparation.to_json())
     return _carry_on(run, dataset, assembled, reporter)
 
 
@@ -78,14 +81,24 @@ def resume(path: Path, reporter: Reporter) -> RunFolder:
     if run.result_file.is_file():
         reporter.say(f"Nothing to do: {run.path} is finished.")
         return run
-    dataset, assembled = _prepare(run.config())
+    dataset, assembled = prepare(run.config())
+    _say_data(assembled, reporter)
     return _carry_on(run, dataset, assembled, reporter)
 
 
-def _prepare(config: ExperimentConfig) -> tuple[RawDataset, Assembled]:
-    algorithm_settings(config.agent, config.episode.decisions)  # raises now rather than when the folder is made
-    dataset = load_data(config)
-    return dataset, assemble(config, dataset, codec=AGENTS[config.agent.name].codec)
+def _say_data(assembled: Assembled, reporter: Reporter) -> None:
+    for note in data_notes(assembled):
+        reporter.say(note)
+
+
+def _preparation_file(run: RunFolder) -> Path:
+    return run.checkpoints / "preparation.json"
+
+
+def _preparation(run: RunFolder) -> Preparation:
+    """What was measured when the run began; nothing for a run of an earlier version."""
+    file = _preparation_file(run)
+    return Preparation.from_json(read_json(file)) if file.is_file() else NOTHING
 
 
 def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> RunFolder:
@@ -95,7 +108,16 @@ def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporte
         finals = _finals(session, spent)
         pixels = _pixels(session) if finals else None
         _keep_best_encoder(run, [final for final in finals if final.row["generator"] == LEARNED])
-        finish(run, assembled, finals, pixels=pixels, search=spent, reporter=reporter, tracker=session.tracker)
+        finish(
+            run,
+            assembled,
+            finals,
+            pixels=pixels,
+            search=spent,
+            noise=_preparation(run).noise,
+            reporter=reporter,
+            tracker=session.tracker,
+        )
     return run
 
 
@@ -137,8 +159,6 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
 def _announce(session: Session) -> None:
     """What this will cost, before it starts."""
     config = session.config
-    for note in data_notes(session.assembled):
-        session.reporter.say(note)
     num_finals = config.final.seeds * (1 + len(_yardsticks(session)))
     for note in (
         *cost_notes(
@@ -148,6 +168,7 @@ def _announce(session: Session) -> None:
                 ("Final encoders, without scoring", num_finals, config.final.episode),
             ],
         ),
+        *stop_notes(config.final),
         f"Workers: {session.pool.num_workers} ({config.envs}, {config.predictor.precision}).",
     ):
         session.reporter.say(note)
@@ -198,13 +219,16 @@ def _search(session: Session) -> dict[str, float]:
             problem, budget=SearchBudget(num_episodes=config.agent.episodes), tracker=session.tracker
         )
     _save_policy(policy, run.policy, config)
-    seeds = [(derive_seed(config.seed, "reference", index),) for index in range(NUM_REFERENCE_EPISODES)]
-    references = [result for _, result in session.pool.map(reference_episode, seeds)]
-    total = sum((compute for _, compute in references), optimizer.spent)
+    total = optimizer.spent + _preparation(run).spent
+    curve = config.reward.reference_curve if config.reward.shaping == "relative" else []
+    if not curve:
+        references = [result for _, result in session.pool.map(reference_episode, reference_seeds(config))]
+        curve = mean_curve([qualities for qualities, _ in references])
+        total = sum((compute for _, compute in references), total)
     spent = {
         "flops": total.flops,
         "images": total.images,
-        "reference_quality": sum(quality for quality, _ in references) / len(references),
+        "reference_quality": curve[-1],
         "wall_seconds": round(time.perf_counter() - started, 2),
         "overhead_share": round(log.overhead_share, 4),
     }
@@ -248,7 +272,10 @@ class SearchLog:
             self._returns[decision.episode] = total
             return None
         quality = float(decision.info["quality"])
-        self._tracker.log_metrics({"return": total, "final_quality": quality}, step=decision.episode, kind="episode")
+        metrics = {"return": total, "final_quality": quality}
+        if "hidden_quality" in decision.info:
+            metrics["hidden_quality"] = float(decision.info["hidden_quality"])
+        self._tracker.log_metrics(metrics, step=decision.episode, kind="episode")
         return quality
 
 
@@ -281,8 +308,8 @@ def _finals(session: Session, spent: dict[str, float]) -> list[StoredFinal]:
     jobs = [_job(session, generator, seed) for seed in range(config.final.seeds) for generator in generators]
     missing = [job for job in jobs if not _result_file(folder, job).is_file()]
     for job in missing:
-        if job.export_to is not None and job.export_to.exists():
-            shutil.rmtree(job.export_to)
+        for left_over in kept_folders(job.export_to) if job.export_to else []:
+            shutil.rmtree(left_over, ignore_errors=True)
     with session.reporter.task("Final encoders", len(missing), "encoder") as progress:
         for index, result in session.pool.map(train_final, [(job,) for job in missing]):
             job = missing[index]
@@ -342,7 +369,8 @@ def _result_file(folder: Path, job: FinalJob) -> Path:
 
 
 def _pixels(session: Session) -> dict[str, float] | None:
-    pixels, reads = floors(session.assembled, session.config.final.test)
+    final = session.config.final
+    pixels, reads = floors(session.assembled, final.test, num_seeds=final.seeds)
     for sentence in reads:
         session.run.log_test_read(sentence)
     return pixels
@@ -358,7 +386,4 @@ def _keep_best_encoder(run: RunFolder, learned: Sequence[StoredFinal]) -> None:
         return float(result.row["quality"] if accuracy is None else accuracy)
 
     best = max(learned, key=merit).row["train_seed"]
-    draft = run.path / "encoder.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(run.checkpoints / f"encoder-{best}", draft)
-    draft.rename(run.encoder)
+    copy_kept(run.checkpoints / f"encoder-{best}", run.encoder)

@@ -29,6 +29,7 @@ HAND_TURNED = "fixed:no-mirror"
 WITHOUT_EFFECT: dict[str, Any] = {
     **dict.fromkeys(("tracking", "workers", "worker_deadline_s", "envs", "ray_address"), True),
     "predictor": {"compile"},
+    "reward": {"scale", "reference_curve"},  # measured by the run itself
 }
 QUICK = [
     "predictor.batch_size=32",

@@ -51,9 +51,10 @@ class CountedBatches:
 
 @dataclass
 class EpisodeState:
-    """The mutable part of a running episode."""
+    """The mutable part of a running episode. seed: of the predictor. draws: of the batches and the views."""
 
     seed: int
+    draws: int
     predictor: Predictor
     batches: CountedBatches
     rng: torch.Generator
@@ -87,7 +88,7 @@ class EpisodeState:
         """Everything that `PackedEpisode.resumed` needs."""
         kept = {name: getattr(self, name) for name in KEPT}
         snapshot, rng_state = self.predictor.snapshot(), self.rng.get_state()
-        packed = PackedEpisode(self.seed, self.batches.num_taken, rng_state, snapshot, kept)
+        packed = PackedEpisode(self.seed, self.draws, self.batches.num_taken, rng_state, snapshot, kept)
         return pickle.dumps(packed, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -96,6 +97,7 @@ class PackedEpisode:
     """A running episode without what can be made again from its seed."""
 
     seed: int
+    draws: int
     num_batches: int
     rng_state: Tensor
     predictor: Snapshot
@@ -112,4 +114,13 @@ class PackedEpisode:
         predictor.restore(self.predictor)
         rng = torch.Generator(device=predictor.device)
         rng.set_state(self.rng_state)
-        return EpisodeState(seed=self.seed, predictor=predictor, batches=batches, rng=rng, **self.kept)
+        return self._state(predictor, self.draws, batches, rng)
+
+    def redrawn(self, predictor: Predictor, draws: int, batches: CountedBatches, rng: torch.Generator) -> EpisodeState:
+        """The episode on a fresh predictor of its seed, with another future."""
+        predictor.restore(self.predictor)
+        return self._state(predictor, draws, batches, rng)
+
+    def _state(self, predictor: Predictor, draws: int, batches: CountedBatches, rng: torch.Generator) -> EpisodeState:
+        kept = {**self.kept, "specs": list(self.kept["specs"])}
+        return EpisodeState(seed=self.seed, draws=draws, predictor=predictor, batches=batches, rng=rng, **kept)

@@ -1,10 +1,12 @@
 """TaskGenerationEnv: choosing pretext tasks for an encoder as a Gymnasium environment."""
 
+import copy
 import time
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +30,9 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
     Observation space: Box(0, 1, float32), entries named by `observation_names`; label-free.
     Rewards: gain of a frozen probe's quality over the step (`problem.reward`); an episode's rewards telescope.
     Episode end: `terminated` after `episode.decisions` steps; never `truncated`.
-    Info: "spec" (JSON), "reward_parts", "quality", "losses", "num_steps", "diverged", "compute" (training, measuring).
+    Data: a fixed set, or where `problem.drawn` is given one that the seed of the episode draws; info of reset names it.
+    Info: "spec" (JSON), "reward_parts", "quality", "losses", "num_steps", "diverged", "compute" (training, measuring);
+    at the end "hidden_quality" where the problem has a hidden measure.
     Arguments: problem, the bundle of parts; episode, its length; observe, the observation builder.
     """
 
@@ -46,6 +50,7 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         self.observation_names = observe.names
         self.render_mode = None
         self.timings: dict[str, float] = {}
+        self._played = problem  # on the set of the present episode
         self._state: EpisodeState | None = None
         self._spec: TaskSpec | None = None
         self._begun = 0.0
@@ -73,42 +78,65 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """A fresh predictor. `seed` decides its initial weights, the order of the data and the draws of the views."""
+        """A fresh predictor. `seed` decides its initial weights, the order of the data and the draws of the views, and
+        which set is drawn where there are several.
+        """
         super().reset(seed=seed)
         episode_seed = int(seed) if seed is not None else int(self.np_random.integers(2**62))
-        predictor = self.problem.make_predictor(derive_seed(episode_seed, "predictor"))
+        predictor = self._begin_on(episode_seed)
         self._state = EpisodeState(
             seed=episode_seed,
+            draws=episode_seed,
             predictor=predictor,
             batches=self._batches(episode_seed),
-            rng=torch_generator(episode_seed, "views", device=predictor.device),
+            rng=self._views(episode_seed, predictor),
             flops_per_decision=self.episode.steps_per_decision * self.problem.reference_step_flops,
             num_decisions=self.episode.decisions,
             quality=Quality(value=0.0),
         )
         quality, features = self._measure(self._state)
         self._state.quality = quality
-        return self._observation(features), {"quality": quality.value, "quality_parts": dict(quality.parts)}
+        info = {
+            "quality": quality.value,
+            "quality_parts": dict(quality.parts),
+            **copy.deepcopy(dict(self._played.facts)),
+        }
+        return self._observation(features), info
 
     def snapshot(self) -> bytes:
         """The present episode as bytes for `restore`, in this process or another."""
         return self._running().pack()
 
-    def restore(self, snapshot: bytes) -> None:
-        """Go on where an environment on an equal problem was when it took `snapshot` (trusted: it is unpickled)."""
+    def restore(self, snapshot: bytes, *, redraw: int | None = None) -> None:
+        """Go on where an environment on an equal problem was when it took `snapshot` (trusted: it is unpickled).
+
+        redraw: number of another future: the same predictor, with other batches and other draws of the views.
+        """
         packed = PackedEpisode.unpack(snapshot)
-        predictor = self.problem.make_predictor(derive_seed(packed.seed, "predictor"))
+        predictor = self._begin_on(packed.seed)
         self._spec = None
-        self._state = packed.resumed(predictor, self._batches(packed.seed, skip=packed.num_batches))
+        if redraw is None:
+            self._state = packed.resumed(predictor, self._batches(packed.draws, skip=packed.num_batches))
+        else:
+            draws = derive_seed(packed.seed, "redraw", redraw)
+            self._state = packed.redrawn(predictor, draws, self._batches(draws), self._views(draws, predictor))
+
+    def _begin_on(self, seed: int) -> Predictor:
+        """The data of an episode of `seed`, and its fresh predictor."""
+        self._played = self.problem.of_episode(seed)
+        return self._played.make_predictor(derive_seed(seed, "predictor"))
 
     def _batches(self, seed: int, *, skip: int = 0) -> CountedBatches:
         order = torch_generator(seed, "order")
-        return CountedBatches(self.problem.stream.batches(order, skip=skip), num_taken=skip)
+        return CountedBatches(self._played.stream.batches(order, skip=skip), num_taken=skip)
+
+    def _views(self, seed: int, predictor: Predictor) -> torch.Generator:
+        return torch_generator(seed, "views", device=predictor.device)
 
     def step(self, action: Any) -> StepResult:
         """Train on the task that `action` chose. Raises ValueError, before any change, when it is not in the space."""
         work = self.begin(action)
-        report = self.problem.inner_loop.adapt(work.predictor, work.task, work.batches, work.rng, work.budget)
+        report = self._played.inner_loop.adapt(work.predictor, work.task, work.batches, work.rng, work.budget)
         return self.finish(report)
 
     def begin(self, action: Any) -> Assignment:
@@ -133,12 +161,13 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
             raise gymnasium.error.ResetNeeded("call begin() before finish()")
         spec, self._spec = self._spec, None
         trained = time.perf_counter()
-        before = state.quality
+        before, index = state.quality, len(state.specs)
         state.specs.append(spec)
         state.report = report
         state.trained += report.compute
         state.quality, features = self._measure(state)
-        reward = self.problem.reward(Outcome(before=before, after=state.quality, report=report))
+        hidden = self._measure_hidden(state)
+        reward = self._played.reward(Outcome(index=index, before=before, after=state.quality, report=report))
         observation = self._observation(features)
         self.timings = {"train_s": trained - self._begun, "measure_s": time.perf_counter() - trained}
         info = {
@@ -155,6 +184,7 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
                 "measure_flops": state.measured.flops,
                 "measure_images": state.measured.images,
             },
+            **hidden,
         }
         return observation, float(reward.total), state.done, False, info
 
@@ -165,9 +195,18 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
 
     def _measure(self, state: EpisodeState) -> tuple[Quality, Tensor]:
         """Quality and the features of the calibration images; charged."""
-        quality, features, spent = self.problem.measure(state.predictor)
+        quality, features, spent = self._played.measure(state.predictor)
         state.measured += spent
         return quality, features
+
+    def _measure_hidden(self, state: EpisodeState) -> dict[str, float]:
+        """The entry of info that an episode's end has more, charged; empty before, and without a hidden measure."""
+        found = self._played.measure_hidden(state.predictor) if state.done else None
+        if found is None:
+            return {}
+        quality, spent = found
+        state.measured += spent
+        return {"hidden_quality": quality.value}
 
     def _observation(self, features: Tensor) -> NDArray[np.float32]:
         state = self._running()

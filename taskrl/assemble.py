@@ -2,28 +2,26 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from taskrl.config import ExperimentConfig
+from taskrl.config import ExperimentConfig, RewardConfig
 from taskrl.data.dataset import InMemory, RawDataset
-from taskrl.data.splits import Probe as ProbeSplit
-from taskrl.data.splits import Splits, cap_labels, folds, make_splits
+from taskrl.data.splits import Splits, make_splits
 from taskrl.data.stream import BatchStream
 from taskrl.errors import ConfigError, DataError
-from taskrl.evaluation.probes import LabelFreePanel, Probe, RidgeProbe
-from taskrl.evaluation.reward import Gain
+from taskrl.evaluation.reward import CostAware, Gain, RelativeToReference, RewardSignal, Scaled
+from taskrl.measuring import judges
 from taskrl.meta import MetaProblem
-from taskrl.modalities.image.datasets import load_images
+from taskrl.modalities.image.datasets import is_drawn, load_images
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.objectives.catalogue import MASKED_OBJECTIVES, image_objectives
-from taskrl.modalities.image.objectives.rotation import NUM_TURNS
-from taskrl.modalities.image.views import make_view, view_knobs
+from taskrl.modalities.image.views import view_knobs
 from taskrl.predictor.batched import BatchedSteps
 from taskrl.predictor.compute import FlopMeter
 from taskrl.predictor.inner_loop import PlainSteps, StepRules
@@ -31,42 +29,66 @@ from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import torch_generator
 from taskrl.tasks.build import build_mixture
 from taskrl.tasks.space import Codec, Knob, TaskSpace, restrict
-from taskrl.tuning import tuned
-from taskrl.types import Inputs, ProbeData, pick_device
+from taskrl.tuning import threads, tuned
+from taskrl.types import Inputs, pick_device
 
 MASK_RATIO = Knob(name="mask_ratio", levels=(0.3, 0.6, 0.75), reference=1, logit=0.0, used_by=MASKED_OBJECTIVES)
-WEAK_VIEW = {"crop": 0.6, "jitter": 0.2, "noise": 0.05}
 NUM_CALIBRATION = 256
+ENOUGH_LABELS = 20
 NUM_STATISTICS = 2000
+NUM_DRAWN_KEPT = 2  # the episodes of a group share a seed
 ChannelStatistics = tuple[list[float], list[float]]
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """A problem with the data that it came from and the configuration as it was resolved."""
+    """A problem with the data that it came from and the configuration as it was resolved. draw: where the data are a
+    distribution of sets, the same on the set of a seed.
+    """
 
     problem: MetaProblem
     splits: Splits
     config: ExperimentConfig
     encoder_config: dict[str, object]
+    draw: Callable[[int], "Assembled"] | None = None
+
+    @property
+    def data_name(self) -> str:
+        """What a whole run is about: the set, or the distribution of sets."""
+        return self.splits.name if self.draw is None else self.config.data.source
+
+    def at(self, seed: int) -> "Assembled":
+        """What an episode of `seed` is played on: this, or the set that the seed draws, paid and played as here."""
+        if self.draw is None:
+            return self
+        drawn = self.draw(seed)
+        problem = dataclasses.replace(drawn.problem, reward=self.problem.reward)
+        return dataclasses.replace(drawn, problem=problem, config=self.config)
 
 
 def load_data(config: ExperimentConfig) -> RawDataset:
-    """Read the images that the configuration names; tensors are put into shared memory for worker processes."""
+    """Read the images that the configuration names, of a distribution of sets the one of the run's seed; tensors are
+    put into shared memory for worker processes.
+    """
+    dataset = _load(config, config.seed)
+    for part in filter(None, (dataset.train, dataset.validation, dataset.test)):
+        if isinstance(part.inputs, InMemory):
+            part.inputs.data.share_memory_()
+    return dataset
+
+
+def _load(config: ExperimentConfig, seed: int) -> RawDataset:
     data = config.data
-    dataset = load_images(
+    return load_images(
         data.source,
         root=Path(data.root) if data.root else None,
         image_size=data.image_size,
+        seed=seed,
         download=data.download,
         groups=data.groups,
         use_labels=data.use_labels,
         memory_limit_bytes=data.memory_limit_mb * 2**20,
     )
-    for part in filter(None, (dataset.train, dataset.test)):
-        if isinstance(part.inputs, InMemory):
-            part.inputs.data.share_memory_()
-    return dataset
 
 
 def task_space(config: ExperimentConfig, sample_shape: Sequence[int], codec: Codec = "multidiscrete") -> TaskSpace:
@@ -97,10 +119,39 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
     statistics = _channel_statistics(splits.pretraining.inputs)
     config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape)
     _, encoder_config = _encoder(config, shape, statistics, seed=0)
-    return Assembled(_problem(config, splits, statistics, codec), splits, config, encoder_config)
+    problem = dataclasses.replace(_problem(config, splits, statistics, codec), facts=dataset.facts)
+    assembled = Assembled(problem, splits, config, encoder_config)
+    return _with_draws(assembled, codec) if is_drawn(config.data.source) else assembled
 
 
-def _problem(config: ExperimentConfig, splits: Splits, statistics: ChannelStatistics, codec: Codec) -> MetaProblem:
+def _with_draws(fixed: Assembled, codec: Codec) -> Assembled:
+    """The same with the sets that other seeds draw; their shape, spaces and budget are those of `fixed`."""
+    config = fixed.config
+
+    @functools.lru_cache(maxsize=NUM_DRAWN_KEPT)
+    def draw(seed: int) -> Assembled:
+        with threads(1):  # to the bit the same in this process and in a worker
+            dataset = _load(config, seed)
+            splits = make_splits(dataset, seed=config.data.split_seed)
+            statistics = _channel_statistics(splits.pretraining.inputs)
+            problem = _problem(config, splits, statistics, codec, meter=fixed.problem.meter)
+        mean, std = statistics
+        encoder_config = {**fixed.encoder_config, "mean": mean, "std": std}
+        return Assembled(dataclasses.replace(problem, facts=dataset.facts), splits, config, encoder_config)
+
+    problem = dataclasses.replace(fixed.problem, drawn=lambda seed: draw(seed).problem)
+    return dataclasses.replace(fixed, problem=problem, draw=draw)
+
+
+def _problem(
+    config: ExperimentConfig,
+    splits: Splits,
+    statistics: ChannelStatistics,
+    codec: Codec,
+    *,
+    meter: FlopMeter | None = None,
+) -> MetaProblem:
+    """meter: one that has counted already, of a problem on images of the same shape."""
     settings, shape = config.predictor, splits.pretraining.inputs.sample_shape
     device = pick_device(settings.device)
 
@@ -118,10 +169,13 @@ def _problem(config: ExperimentConfig, splits: Splits, statistics: ChannelStatis
             seed=seed,
         )
 
-    meter, rules = FlopMeter(), StepRules(learning_rate=settings.learning_rate)
-    probe, probe_data = _probe(config, splits.probe, device)
+    meter, rules = meter or FlopMeter(), StepRules(learning_rate=settings.learning_rate)
+    space = task_space(config, shape, codec)
+    (probe, probe_data), (hidden, hidden_data) = judges(
+        config, splits.probe, splits.pretraining.inputs, space.knobs, device
+    )
     problem = MetaProblem(
-        task_space=task_space(config, shape, codec),
+        task_space=space,
         build_task=lambda spec: build_mixture(spec, image_objectives(), shape),
         make_predictor=make_predictor,
         inner_loop=PlainSteps(meter=meter, rules=rules),
@@ -130,11 +184,40 @@ def _problem(config: ExperimentConfig, splits: Splits, statistics: ChannelStatis
         probe=probe,
         probe_data=probe_data,
         calibration=_first(splits.pretraining.inputs, NUM_CALIBRATION, seed=config.data.split_seed).to(device),
-        reward=Gain(scale=config.reward.scale),
+        reward=Gain(),
         meter=meter,
         reference_step_flops=0,
+        hidden=hidden,
+        hidden_data=hidden_data,
     )
-    return _with_unit(problem, settings.batch_size)
+    problem = _with_unit(problem, settings.batch_size)
+    return dataclasses.replace(problem, reward=reward_signal(config, problem.reference_step_flops))
+
+
+def reward_signal(config: ExperimentConfig, reference_step_flops: int) -> RewardSignal:
+    """What a decision of the search pays; a scale that is still "auto" is 1. Raises ConfigError for a reference curve
+    of another length than the episode's.
+    """
+    settings, episode = config.reward, config.episode
+    signal: RewardSignal = Gain()
+    if settings.shaping == "relative":
+        curve = settings.reference_curve
+        if len(curve) not in (0, episode.decisions + 1):
+            raise ConfigError(
+                f"reward.reference_curve has {len(curve)} values; {episode.decisions} decisions need "
+                f"{episode.decisions + 1}, or leave it empty to have it measured."
+            )
+        signal = RelativeToReference(signal, curve)
+    if settings.cost_weight:
+        unit = episode.steps_per_decision * reference_step_flops
+        signal = CostAware(signal, weight=settings.cost_weight, unit_flops=unit)
+    return Scaled(signal, 1.0 if settings.scale == "auto" else settings.scale)
+
+
+def with_reward(assembled: Assembled, config: ExperimentConfig) -> Assembled:
+    """The same problem, paid as `config` says, which differs in nothing else that the problem is made of."""
+    reward = reward_signal(config, assembled.problem.reference_step_flops)
+    return dataclasses.replace(assembled, problem=dataclasses.replace(assembled.problem, reward=reward), config=config)
 
 
 def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
@@ -143,17 +226,33 @@ def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
     device = pick_device(predictor.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"Device {predictor.device!r} is not there (no CUDA GPU found); use --device auto or cpu.")
-    probe = reward.probe
-    if probe == "auto":
-        probe = "ridge" if labelled else "panel"
-    if probe == "ridge" and not labelled:
-        raise ConfigError("The ridge probe needs labels and the data have none; use reward.probe=panel.")
+    probe = _probe_of(reward, labelled=labelled)
     return config.model_copy(
         update={
             "predictor": predictor.model_copy(update={"device": str(device)}),
             "reward": reward.model_copy(update={"probe": probe}),
         }
     )
+
+
+def _probe_of(reward: RewardConfig, *, labelled: bool) -> str:
+    """The probe that pays. Labels alone where there are enough of them for frozen features; mixed with the panel where
+    they are few or the goal is another; the panel without any.
+    """
+    enough = reward.goal == "frozen" and reward.labels_per_class >= ENOUGH_LABELS
+    if reward.probe == "auto":
+        return ("ridge" if enough else "few") if labelled else "panel"
+    if reward.probe in ("ridge", "few") and not labelled:
+        raise ConfigError(f"The {reward.probe} probe needs labels and the data have none; use reward.probe=panel.")
+    if reward.probe == "ridge" and reward.goal != "frozen":
+        raise ConfigError(
+            f"The ridge probe measures frozen features, not goal {reward.goal!r}; use --probe few or panel."
+        )
+    if reward.probe == "ridge" and reward.labels_per_class < 2:
+        raise ConfigError(
+            "The ridge probe cannot be cross-fitted on 1 label a class; give at least 2, or use --probe few."
+        )
+    return reward.probe
 
 
 def _encoder(
@@ -175,30 +274,6 @@ def _channel_statistics(inputs: Inputs) -> ChannelStatistics:
     sample = _first(inputs, NUM_STATISTICS, seed=0).float() / 255
     mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp(min=0.01)
     return [round(float(value), 5) for value in mean], [round(float(value), 5) for value in std]
-
-
-def _probe(config: ExperimentConfig, split: ProbeSplit, device: torch.device) -> tuple[Probe, ProbeData]:
-    """The probe with its frozen measuring data: chosen by the split seed alone, never by the agent."""
-    settings, seed = config.reward, config.data.split_seed
-    if settings.probe == "ridge":
-        capped = cap_labels(split, settings.labels_per_class, seed=seed)
-        everything = capped.inputs.take(torch.arange(len(capped.inputs)))
-        fold = folds(len(everything), capped.labels, capped.groups, settings.num_folds, seed=seed)
-        labels = None if capped.labels is None else capped.labels.to(device)
-        return RidgeProbe(), ProbeData(inputs=everything.to(device), labels=labels, folds=fold.to(device))
-    count = min(settings.panel_images, len(split.inputs))
-    # drawn, not the first ones: a folder lists its images class by class
-    rows = torch.randperm(len(split.inputs), generator=torch_generator(seed, "panel images"))[:count]
-    images = split.inputs.take(rows)
-    groups = None if split.groups is None else split.groups[rows]
-    fold = folds(count, None, groups, settings.num_folds, seed=seed)
-    rng = torch_generator(seed, "weak views")
-    return LabelFreePanel(), ProbeData(
-        inputs=images.to(device),
-        folds=fold.to(device),
-        pair=(make_view(images, rng, WEAK_VIEW).to(device), make_view(images, rng, WEAK_VIEW).to(device)),
-        transforms=tuple(functools.partial(torch.rot90, k=turns, dims=(2, 3)) for turns in range(NUM_TURNS)),
-    )
 
 
 def _with_unit(problem: MetaProblem, batch_size: int) -> MetaProblem:

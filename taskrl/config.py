@@ -2,11 +2,13 @@
 
 import difflib
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from taskrl.errors import ConfigError
 
@@ -58,15 +60,36 @@ class PredictorConfig(Section):
 
 
 class RewardConfig(Section):
-    """probe auto: ridge where labels exist, the label-free panel elsewhere. labels_per_class caps the labels
-    that it reads.
+    """What quality is (docs/reward.md). probe auto: ridge where labels exist, few (labels and panel) where there are
+    fewer than 20 a class or the goal is not frozen features, the label-free panel elsewhere; solvability is the mean of
+    held-out tasks. goal: what the encoder is for. labels_per_class caps the labels that are read.
+
+    shaping: what a decision is paid: its gain, or its gain minus the reference's at the same decision (reference_curve:
+    quality of the reference before and after each decision; measured when empty). cost_weight: what one reference
+    decision's FLOPs cost. scale auto: such that chance alone moves a decision's reward by 0.01. noise_test: what an A/A
+    test at the start does when chance moves rewards more than tasks do: warn, or lengthen the decisions.
     """
 
-    probe: Literal["auto", "ridge", "panel"] = "auto"
-    labels_per_class: int = Field(default=30, ge=2)
+    probe: Literal["auto", "ridge", "few", "panel", "solvability"] = "auto"
+    goal: Literal["frozen", "finetune", "dense"] = "frozen"
+    labels_per_class: int = Field(default=30, ge=1)
     num_folds: int = Field(default=5, ge=2, le=20)
     panel_images: int = Field(default=256, ge=16)
-    scale: float = Field(default=1.0, gt=0)
+    shaping: Literal["gain", "relative"] = "gain"
+    cost_weight: float = Field(default=0.0, ge=0)
+    reference_curve: list[float] = []
+    scale: float | Literal["auto"] = "auto"
+    noise_test: Literal["warn", "lengthen", "off"] = "warn"
+
+    @field_validator("scale", mode="plain")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        """One sentence for both kinds of value, where a union would give one each."""
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max:
+            return float(value)
+        if value == "auto":
+            return value
+        raise PydanticCustomError("scale", "Input should be a finite number above 0, or auto")
 
 
 class EpisodeConfig(Section):
@@ -95,13 +118,19 @@ class AgentConfig(Section):
 
 
 class FinalConfig(Section):
-    """Final encoders: paired seeds for every generator; test reads the test images instead of the validation images."""
+    """Final encoders: paired seeds for every generator; test reads the test images instead of the validation images.
+
+    stop auto: training ends when quality has not risen by more than its noise for `patience` decisions, and the encoder
+    of best quality counts; never: the last one does.
+    """
 
     seeds: int = Field(default=5, ge=0, le=1000)
     decisions: int = Field(default=4, ge=2, le=1000)
     steps_per_decision: int = Field(default=40, ge=1)
     generators: list[str] = ["reference", "random", "prior"]
     test: bool = False
+    stop: Literal["never", "auto"] = "never"
+    patience: int = Field(default=3, ge=1, le=1000)
 
     @property
     def episode(self) -> EpisodeConfig:

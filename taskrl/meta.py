@@ -1,7 +1,7 @@
 """Interfaces between the problem (what a task generator acts on) and whatever trains the generator."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taskrl.data.stream import BatchStream
 from taskrl.evaluation.probes import Probe
-from taskrl.evaluation.reward import RewardSignal
+from taskrl.evaluation.reward import Gain, RewardSignal
 from taskrl.predictor.batched import BatchedSteps
 from taskrl.predictor.compute import FlopMeter
 from taskrl.predictor.inner_loop import InnerLoop
@@ -32,7 +32,10 @@ class MetaProblem:
 
     make_predictor: fresh predictor from a seed. calibration: frozen clean pretraining images for batch-norm statistics
     and the collapse signals. reference_step_flops: one training step of the reference recipe, the unit of an episode's
-    budget. batched_loop: the same training for several predictors at once.
+    budget. batched_loop: the same training for several predictors at once. hidden, hidden_data: a measure that is
+    neither paid nor observed; it is read when an episode ends, to see whether the reward can be trusted. facts: what is
+    known of the data by construction, for info. drawn: where the data are a distribution of sets, the problem on the
+    set of an episode's seed; the spaces and the budget are the same for all.
     """
 
     task_space: TaskSpace
@@ -48,6 +51,20 @@ class MetaProblem:
     meter: FlopMeter
     reference_step_flops: int
     make_env: Callable[["MetaProblem"], Any] | None = None
+    hidden: Probe | None = None
+    hidden_data: ProbeData | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Callable[[int], "MetaProblem"] | None = None
+
+    def unshaped(self) -> "MetaProblem":
+        """The same problem on this one set, paid by the plain gain and without a hidden measure: for all that is no
+        search.
+        """
+        return replace(self, reward=Gain(), hidden=None, hidden_data=None, drawn=None)
+
+    def of_episode(self, seed: int) -> "MetaProblem":
+        """What an episode of `seed` is played on, paid as here."""
+        return self if self.drawn is None else replace(self.drawn(seed), reward=self.reward)
 
     def measure(self, predictor: Predictor) -> tuple[Quality, Tensor, Compute]:
         """Quality, the features of the calibration images (B, D), and what both cost.
@@ -58,9 +75,18 @@ class MetaProblem:
         with predictor.autocast():
             features = predictor.recalibrate(self.calibration)
             quality = self.probe(predictor.encode, self.probe_data)
-        num_encoded = quality.num_encoded + len(self.calibration)
-        flops = num_encoded * self.meter.encode(predictor) + quality.solve_flops
-        return quality, features, Compute(flops=flops, images=num_encoded)
+        return quality, features, self._cost(predictor, quality, quality.num_encoded + len(self.calibration))
+
+    def measure_hidden(self, predictor: Predictor) -> tuple[Quality, Compute] | None:
+        """The hidden measure as the predictor was last measured, and its cost; None where there is none."""
+        if self.hidden is None or self.hidden_data is None:
+            return None
+        with predictor.autocast():
+            quality = self.hidden(predictor.encode, self.hidden_data)
+        return quality, self._cost(predictor, quality, quality.num_encoded)
+
+    def _cost(self, predictor: Predictor, quality: Quality, num_encoded: int) -> Compute:
+        return Compute(flops=num_encoded * self.meter.encode(predictor) + quality.solve_flops, images=num_encoded)
 
 
 class TaskPolicy(Protocol):

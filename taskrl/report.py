@@ -24,6 +24,7 @@ from taskrl.report_tables import (
     search_cost,
     task_steps,
     text_of,
+    trust_rows,
 )
 
 GAP_PX = 2
@@ -72,6 +73,8 @@ def render_report(result: Mapping[str, Any], galleries: Sequence[Gallery]) -> st
         steps=task_steps(schedule, mapping(mapping(result.get("choices")).get("parts"))),
         galleries=kept,
         num_left_out=len(galleries) - len(kept),
+        trust=trust_rows(mapping(result.get("noise")), mapping(result.get("validity"))),
+        trust_sentences=[text_of(text) for text in listed(mapping(result.get("validity")).get("sentences"))],
         compute=compute_rows(table, records(result.get("rows"))),
         runs=run_rows(records(result.get("rows"))),
         num_runs=len(records(result.get("rows"))),

@@ -195,6 +195,42 @@ def search_cost(search: Mapping[str, Any]) -> str:
     return ", ".join(text for value, text in known if value is not None)
 
 
+def trust_rows(noise: Mapping[str, Any], validity: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was measured of chance and validity: what, and the number as text; without what was not measured."""
+    hidden, accuracy = mapping(validity.get("hidden")), mapping(validity.get("accuracy"))
+    steps, num = number(noise.get("steps_per_decision")), number(accuracy.get("num"))
+    first, last = number(hidden.get("num_before")), number(hidden.get("num_after"))
+    rows = (
+        ("gain of one decision: standard deviation by chance (A/A test)", _significant(noise.get("aa_sd"))),
+        ("the same between tasks", _significant(noise.get("signal_sd"))),
+        (f"signal-to-noise at {amount(steps, 0)} steps", _significant(noise.get("signal_to_noise"))),
+        (f"rank correlation with the hidden measure, first {amount(first, 0)} episodes", _ranged(hidden.get("before"))),
+        (f"the same, last {amount(last, 0)} episodes", _ranged(hidden.get("after"))),
+        ("change beyond what a narrower spread explains", _ranged(hidden.get("change"))),
+        ("quality, last third minus first", _ranged(hidden.get("quality_change"), 3)),
+        ("hidden measure, last third minus first", _ranged(hidden.get("hidden_change"), 3)),
+        (
+            f"rank correlation with linear accuracy on {text_of(accuracy.get('split'))} images, "
+            f"{amount(num, 0)} final encoders",
+            _ranged(accuracy),
+        ),
+    )
+    return [(what, text) for what, text in rows if text]
+
+
+def _significant(value: object) -> str:
+    found = number(value)
+    return "" if found is None else amount(found, 2, trim=True)
+
+
+def _ranged(interval: object, digits: int = 2) -> str:
+    """E.g. "0.62 [0.31, 0.80]"; empty without all three numbers."""
+    mean, low, high = (number(mapping(interval).get(name)) for name in ("mean", "low", "high"))
+    if mean is None or low is None or high is None:
+        return ""
+    return f"{amount(mean, digits)} [{amount(low, digits)}, {amount(high, digits)}]"
+
+
 def task_steps(schedule: Sequence[Mapping[str, Any]], parts: Mapping[str, Any]) -> list[Step]:
     """The schedule with equal neighbours merged."""
     usual = _reference_pieces(parts)

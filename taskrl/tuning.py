@@ -108,7 +108,7 @@ def seconds_to_measure(config: ExperimentConfig, problem: MetaProblem, shape: Se
     def measured() -> float:
         predictor = problem.make_predictor(0)
         taken = []
-        with _threads(1 if config.predictor.device == "cpu" else torch.get_num_threads()):
+        with threads(1 if config.predictor.device == "cpu" else torch.get_num_threads()):
             for _ in range(2):
                 started = time.perf_counter()
                 problem.measure(predictor)
@@ -158,7 +158,7 @@ def _training_rate(config: ExperimentConfig, problem: MetaProblem) -> float:
     batched = config.envs == "batched"
     together = min(config.agent.group_size, MAX_BATCHED) if batched else 1
     on_cpu = config.predictor.device == "cpu"
-    with _threads(1 if on_cpu and not batched else torch.get_num_threads()):
+    with threads(1 if on_cpu and not batched else torch.get_num_threads()):
         works = [_assignment(problem, seed, steps=1) for seed in range(together)]
         _train(problem, works, batched)
         best, spent, rounds = float("inf"), 0.0, 0
@@ -192,7 +192,8 @@ def _train(problem: MetaProblem, works: Sequence[Assignment], batched: bool) -> 
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """As many torch threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -83,18 +83,33 @@ class AdaptReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of a frozen encoder: inputs that it is shown, uint8 (N, *sample_shape), and what is to be told
+    from their features, targets (N, K) by name. folds (N,): cross-fit folds, groups kept whole.
+    """
+
+    shown: Tensor
+    folds: Tensor
+    targets: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "Question":
+        """The same question with its tensors on `device`."""
+        targets = {name: target.to(device) for name, target in self.targets.items()}
+        return Question(shown=self.shown.to(device), folds=self.folds.to(device), targets=targets)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeData:
     """Frozen measuring data, on the predictor's device; inputs are uint8 (B, C, H, W).
 
-    labels: (B,) int64 or None. folds: (B,) int64, cross-fit fold of each input, groups kept whole. pair: two fixed weak
-    views of the inputs, or None. transforms: known changes of a batch (quarter turns) that are to be told apart.
+    labels: (B,) int64 or None. folds: (B,) int64, cross-fit fold of each input, groups kept whole. questions: by name,
+    for measures without labels.
     """
 
     inputs: Tensor
     folds: Tensor
     labels: Tensor | None = None
-    pair: tuple[Tensor, Tensor] | None = None
-    transforms: tuple[Callable[[Tensor], Tensor], ...] = ()
+    questions: Mapping[str, Question] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +124,9 @@ class Quality:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one decision changed: the input of every reward signal."""
+    """What one decision changed: the input of every reward signal. index: the decision's number, from 0."""
 
+    index: int
     before: Quality
     after: Quality
     report: AdaptReport

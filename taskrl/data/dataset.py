@@ -1,6 +1,8 @@
 """A data set as it was loaded, before it is split into roles."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,10 +61,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class RawDataset:
-    """What a loader returns. test is given where the data comes with a split of its own."""
+    """What a loader returns. test is given where the data comes with a split of its own, validation where it is made
+    beside. facts: what is known of the data by construction, as JSON.
+    """
 
     name: str
     train: Part
+    validation: Part | None = None
     test: Part | None = None
     class_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)

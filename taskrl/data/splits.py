@@ -20,6 +20,7 @@ from taskrl.types import Inputs
 
 SHARES_WITHOUT_TEST = (0.60, 0.10, 0.15, 0.15)
 SHARES_WITH_TEST = (0.70, 0.12, 0.18)
+SHARES_WITH_VALIDATION = (0.75, 0.25)
 MIN_ROLE_SIZE = 4
 
 
@@ -86,12 +87,15 @@ class Splits:
 
 
 def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
-    """Divide by a fixed seed: 70/12/18 with a test part of its own, else 60/10/15/15 (docs/protocol.md).
+    """Divide by a fixed seed: 70/12/18 with a test part of its own, 75/25 with a validation part as well, else
+    60/10/15/15 (docs/protocol.md).
 
     Groups stay whole; without groups the division is stratified by label. Raises DataError when a role gets too few
     images.
     """
-    shares = SHARES_WITH_TEST if dataset.test else SHARES_WITHOUT_TEST
+    shares: tuple[float, ...] = SHARES_WITH_TEST if dataset.test else SHARES_WITHOUT_TEST
+    if dataset.validation and dataset.test:
+        shares = SHARES_WITH_VALIDATION
     train = dataset.train
     roles = [torch.from_numpy(rows) for rows in _divide(train, shares, seed)]
     smallest = min(len(rows) for rows in roles)
@@ -106,7 +110,7 @@ def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
     test = dataset.test or _part(train, roles[3])
     both = torch.cat([roles[0], roles[1]])
     fitting = None if train.labels is None else Fitting(Subset(train.inputs, both), train.labels[both])
-    probe, validation = _part(train, roles[1]), _part(train, roles[2])
+    probe, validation = _part(train, roles[1]), dataset.validation or _part(train, roles[2])
     return Splits(
         name=dataset.name,
         pretraining=Pretraining(Subset(train.inputs, roles[0])),

@@ -101,28 +101,3 @@ class RidgeProbe:
         r2 = ridge_r2(features, targets, data.folds)
         cost = ridge_flops(len(features), features.shape[1], targets.shape[1], len(data.folds.unique()))
         return Quality(value=r2, parts={"ridge_r2": r2}, num_encoded=len(data.inputs), solve_flops=cost)
-
-
-@final
-class LabelFreePanel:
-    """Mean of the rotation probe's R2 and instance discrimination under fixed weak views; uses no labels."""
-
-    def __call__(self, encode: Encode, data: ProbeData) -> Quality:
-        if data.pair is None or not data.transforms:
-            raise ValueError("the label-free panel needs pairs and transforms in its probe data")
-        # one transform at a time: the transformed inputs are never all in memory
-        turned = torch.cat([encode(transform(data.inputs)) for transform in data.transforms])
-        first, second = encode(data.pair[0]), encode(data.pair[1])
-        num = len(data.transforms)
-        targets = F.one_hot(torch.arange(num, device=turned.device).repeat_interleave(len(data.inputs)))
-        parts = {
-            "rotation_r2": ridge_r2(turned, targets, data.folds.repeat(num)),
-            "instance": instance_discrimination(first, second),
-        }
-        return Quality(
-            value=sum(parts.values()) / len(parts),
-            parts=parts,
-            num_encoded=len(turned) + len(first) + len(second),
-            solve_flops=ridge_flops(len(turned), turned.shape[1], num, len(data.folds.unique()))
-            + 2 * len(first) ** 2 * first.shape[1],
-        )

@@ -30,7 +30,9 @@ class BatchedSteps:
         self.rules = rules
 
     def adapt_all(self, assignments: Sequence[Assignment]) -> list[AdaptReport]:
-        """Carry out the assignments, one a predictor; all on one device, with one architecture and one precision."""
+        """Carry out the assignments, one a predictor; all on one device, with one architecture, one precision and one
+        normalisation of images.
+        """
         runs = [Run(assignment, self.meter, self.rules) for assignment in assignments]
         stack = _Stack([assignment.predictor for assignment in assignments])
         while turns := {row: turn for row, run in enumerate(runs) if (turn := run.next_turn())}:

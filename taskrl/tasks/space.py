@@ -119,6 +119,19 @@ class TaskSpace:
         """The strong hand-made default."""
         return self._spec_of_indices([part.reference for part in self.parts])
 
+    @property
+    def deviations(self) -> tuple[TaskSpec, ...]:
+        """The reference with one part at the open level that is farthest from the reference's, for each part where
+        that is another task.
+        """
+        start = [part.reference for part in self.parts]
+        rows = []
+        for i, part in enumerate(self.parts):
+            open_levels = [index for index, open_ in enumerate(part.allowed) if open_]
+            farthest = max(open_levels, key=lambda index: (abs(index - part.reference), index))
+            rows.append(self._spec_of_indices([*start[:i], farthest, *start[i + 1 :]]))
+        return tuple(spec for spec in dict.fromkeys(rows) if spec != self.reference)
+
     def part_names(self) -> tuple[str, ...]:
         return tuple(part.name for part in self.parts)
 

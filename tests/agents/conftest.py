@@ -4,6 +4,7 @@ import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,7 @@ from tests.agents.learning import NAMES, Search, search
 from tests.envs.tiny import tiny_config
 
 GENERATORS = ["reference", "random", "prior", "fixed:no-mirror"]
+WHOLE: dict[str, Any] = {"final__generators": GENERATORS, "reward__noise_test": "warn"}
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +34,13 @@ def found(request: pytest.FixtureRequest, searches: Callable[[str], Search]) -> 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run with MLflow on and one worker; opening the test images would have failed it."""
+    """A finished run with MLflow and the A/A test on and one worker; opening the test images would have failed it."""
 
     def refuse(*arguments: object) -> None:
         raise AssertionError("a run without --final opened the test images")
 
     out = tmp_path_factory.mktemp("runs") / "finished"
-    config = tiny_config(tracking__uri="", final__generators=GENERATORS)
+    config = tiny_config(tracking__uri="", **WHOLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Splits, "open_test", refuse)
         return train(config, out, quiet())

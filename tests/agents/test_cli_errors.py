@@ -1,13 +1,17 @@
 """Bad input: one sentence on stderr, exit code 2, no traceback, nothing made and nothing overwritten."""
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
 
 from taskrl.run_folder import RunFolder
+from taskrl.seeding import isolated_global_rng
 from tests.agents.runs import snapshot, taskrl, tiny_options
 
 CONFIGS = {
@@ -76,12 +80,39 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "export onto a folder": (["export", "RUN", "--out", "empty"], "exists already"),
     "export below a file": (["export", "RUN", "--out", "file.txt/x"], "cannot be copied"),
 }
+QUALITY: dict[str, tuple[list[str], str]] = {
+    "nothing": (["nowhere"], "nowhere"),
+    "no encoder": (["empty"], "manifest.json"),
+    "a damaged encoder": (["damaged"], "model.safetensors"),
+    "a file without its architecture": (["net.pth"], "--arch resnet18"),
+    "an unknown architecture": (["net.pth", "--arch", "resnet81"], "Did you mean 'resnet18'"),
+    "a vision transformer": (["net.pth", "--arch", "vit_b_16"], "torchvision's resnet"),
+    "another architecture": (["net.pth", "--arch", "resnet34"], "missing (layer1.2.conv1.weight, "),
+    "a larger architecture": (["large.pth", "--arch", "resnet18"], "unexpected (layer1.2.conv1.weight, "),
+    "another width": (["wide.pth", "--arch", "resnet18"], "conv1.weight has shape (32, 3, 7, 7), not (64, 3, 7, 7)"),
+    "images of four channels": (["four.pth", "--arch", "resnet18"], "1 or 3 channels"),
+    "a file of text": (["file.txt", "--arch", "resnet18"], ".safetensors, .pth"),
+    "text that is called weights": (["text.pth", "--arch", "resnet18"], "cannot be read"),
+    "half of a file": (["half.pth", "--arch", "resnet18"], "cannot be read"),
+    "half of a safetensors file": (["half.safetensors", "--arch", "resnet18"], "cannot be read"),
+    "a pickle that runs code": (["code.pth", "--arch", "resnet18"], "would run code"),
+    "a whole module": (["module.pth", "--arch", "resnet18"], "torch.save(model.state_dict(), FILE)"),
+    "no weights": (["numbers.pth", "--arch", "resnet18"], "no weights by name"),
+    "weights that are no numbers": (["nan.pth", "--arch", "shufflenet_v2_x0_5"], "not all finite"),
+    "an encoder with an architecture": (["encoder", "--arch", "resnet18"], "leave --arch"),
+    "colour for a grey encoder": (["encoder", "--data", "./colour"], "3 channels"),
+    "too few images": (["encoder", "--data", "./plain"], "the panel needs 32"),
+    "an unknown goal": (["encoder", "--goal", "frozzen"], "'frozzen'"),
+    "a goal without data": (["encoder", "--data", "./nowhere"], "'./nowhere'"),
+}
 PRETRAINING: dict[str, tuple[list[str], str]] = {
     "nonsense": (["nonsense"], "'nonsense'"),
     "an empty folder": (["empty"], "policy/"),
     "a bad recipe": (["fixed:no-mirrow"], "Did you mean 'no-mirror'"),
     "a recipe without a number": (["fixed:mirror=much"], "NAME=NUMBER"),
     "a policy for other tasks": (["RUN", "--objectives", "contrastive"], "--objectives"),
+    "an unknown stop": (["reference", "--stop", "soon"], "'final.stop' has the value 'soon'"),
+    "no patience": (["reference", "--stop", "auto", "--set", "final.patience=0"], "greater than or equal to 1"),
 }
 
 
@@ -106,11 +137,45 @@ def bad(tmp_path_factory: pytest.TempPathFactory, finished: RunFolder) -> Path:
     (root / "untracked" / "config.yaml").write_text("seed: 1\n")
     for name in ("damaged", "encoder"):
         shutil.copytree(finished.encoder, root / name)
+    _bad_weights(root)
     weights = root / "damaged" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
     return root
+
+
+def _bad_weights(root: Path) -> None:
+    """Files of weights that `taskrl quality` cannot use."""
+
+    class Code:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return print, ("this must not run",)
+
+    with isolated_global_rng(0):
+        small = models.shufflenet_v2_x0_5().state_dict()
+    # names alone where no more than names is looked at: the folder is read before and after every test
+    names = {name: torch.zeros(0) for name in models.resnet18().state_dict()}
+    more = {name: torch.zeros(0) for name in models.resnet34().state_dict()}
+    for name, content in {
+        "net": names | {"conv1.weight": torch.zeros(64, 3, 7, 7)},
+        "large": more,
+        "wide": names | {"conv1.weight": torch.zeros(32, 3, 7, 7)},
+        "four": names | {"conv1.weight": torch.zeros(64, 4, 7, 7)},
+        "nan": {key: value * math.nan for key, value in small.items() if not key.startswith("fc.")},
+        "code": {"state_dict": names, "more": Code()},
+        "module": torch.nn.Linear(2, 2),
+        "numbers": {"epoch": 3},
+    }.items():
+        torch.save(content, root / f"{name}.pth")
+    save_file(names, root / "whole.safetensors")
+    (root / "text.pth").write_text("text")
+    for whole, half in (("net.pth", "half.pth"), ("whole.safetensors", "half.safetensors")):
+        data = (root / whole).read_bytes()
+        (root / half).write_bytes(data[: len(data) // 2])
+    (root / "colour").mkdir()
+    for index in range(60):
+        Image.new("RGB", (16, 16), (index, 9, 200)).save(root / "colour" / f"{index}.png")
 
 
 def refuses(arguments: list[str], sentence: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +201,12 @@ def test_commands_refuse(
 ) -> None:
     arguments = [str(finished.path) if argument == "RUN" else argument for argument in arguments]
     refuses(arguments, sentence, bad, monkeypatch)
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), QUALITY.values(), ids=QUALITY.keys())
+def test_quality_refuses(arguments: list[str], sentence: str, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [] if "--data" in arguments else ["--data", "digits"]
+    refuses(["quality", *arguments, *data], sentence, bad, monkeypatch)
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), PRETRAINING.values(), ids=PRETRAINING.keys())

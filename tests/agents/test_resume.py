@@ -17,7 +17,7 @@ from agents.training import resume, train
 from taskrl import mlflow_store
 from taskrl.errors import RunFolderError
 from taskrl.run_folder import RunFolder
-from tests.agents.conftest import GENERATORS, quiet
+from tests.agents.conftest import WHOLE, quiet
 from tests.agents.runs import metrics_of, rows_of, snapshot, taskrl, tiny_options
 from tests.envs.pool_jobs import is_alive
 from tests.envs.tiny import tiny_config
@@ -49,7 +49,7 @@ def test_a_run_stopped_in_the_search_and_in_the_finals_ends_with_the_same_rows(
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, agents.training.SearchLog, "add", 5)
         with pytest.raises(KeyboardInterrupt):
-            train(tiny_config(final__generators=GENERATORS), out, quiet(said))
+            train(tiny_config(**WHOLE), out, quiet(said))
     assert f"go on with: taskrl resume {out}" in said.getvalue()
     run = RunFolder(out)
     assert not run.result_file.exists() and not run.policy.exists()

@@ -15,7 +15,7 @@ from taskrl.config import load_config
 from taskrl.errors import RunFolderError
 from taskrl.folders import verify
 from taskrl.run_folder import RunFolder
-from tests.agents.conftest import GENERATORS, quiet
+from tests.agents.conftest import GENERATORS, WHOLE, quiet
 from tests.agents.runs import ROW_KEYS, metrics_of, rows_of, taskrl, tiny_options
 from tests.envs.tiny import tiny_config
 from tests.taskrl.mlflow_runs import client_of
@@ -38,7 +38,9 @@ def test_the_run_folder_holds_everything(finished: RunFolder) -> None:
 
 def test_every_auto_is_resolved_in_the_written_configuration(finished: RunFolder) -> None:
     config = load_config(finished.config_file)
-    assert "auto" not in (config.predictor.device, config.predictor.precision, config.reward.probe)
+    assert "auto" not in (
+        *(config.predictor.device, config.predictor.precision, config.reward.probe, config.reward.scale),
+    )
     assert finished.result()["config"] == config.model_dump()
 
 
@@ -118,10 +120,17 @@ def test_mlflow_has_a_finished_run_with_a_nested_run_for_each_encoder(finished: 
 
 
 def test_the_command_line_and_two_workers_give_the_same_rows(finished: RunFolder, here: Path) -> None:
-    result = taskrl("train", "--out", "run", *tiny_options(final__generators=GENERATORS), "--workers", 2)
+    result = taskrl("train", "--out", "run", *tiny_options(**WHOLE), "--workers", 2)
     assert result.exit_code == 0, result.output
     assert rows_of(here / "run") == rows_of(finished)
-    for line in ("Report:", "Encoder:", "Policy:", "linear accuracy on validation images"):
+    for line in (
+        "A/A test: one decision",
+        "Validity:",
+        "Report:",
+        "Encoder:",
+        "Policy:",
+        "linear accuracy on validation images",
+    ):
         assert line in result.stdout
     assert not (here / "run" / "mlflow.db").exists()
     # coverage, when it measures this test, leaves its own files where the workers run

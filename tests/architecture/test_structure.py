@@ -23,7 +23,7 @@ FLOORS = (
     ),
     ("taskrl.predictor", "taskrl.evaluation"),
     ("taskrl.modalities.image", "taskrl.meta"),
-    ("taskrl.tuning",),
+    ("taskrl.measuring", "taskrl.tuning"),
     (
         "taskrl.assemble",
         "taskrl.export",

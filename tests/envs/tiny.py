@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "workers": 1,
     "envs": "processes",
     "predictor.compile": "never",
+    "reward.noise_test": "off",
 }
 
 

@@ -104,6 +104,18 @@ def _result(num_episodes: int = 40) -> dict[str, Any]:
             {"progress": 0.0, "task": "contrastive; crop 0.3"},
             {"progress": 0.5, "task": "contrastive; crop 0.6"},
         ],
+        "noise": {"aa_sd": 0.0102, "signal_sd": 0.0264, "signal_to_noise": 2.6, "steps_per_decision": 15},
+        "validity": {
+            "hidden": {
+                "num_before": 32,
+                "num_after": 32,
+                "before": _interval(0.61, 0.2),
+                "after": _interval(-0.3, 0.2),
+            },
+            "accuracy": {**_interval(0.7, 0.1), "num": 30, "split": "validation"},
+            "sentences": ["Validity: ranked alike."],
+            "warning": "Goodhart: do not trust this.",
+        },
         "machine": {"cpu": "a cpu", "cores": 2},
         "versions": {"torch": "2.9.0"},
         "config": {"seed": 0, "episode": {"decisions": 2}},
@@ -188,6 +200,16 @@ def test_result_is_told_in_the_page() -> None:
     assert "validation split" in text and "Only 5 seeds." in text and '"decisions": 2' in text
 
 
+def test_noise_and_validity_are_told_in_the_page() -> None:
+    text = Page(render_report(_result(), [])).text
+    for expected in ("0.01", "0.026", "signal-to-noise at 15 steps 2.6", "first 32 episodes 0.61 [0.41, 0.81]"):
+        assert expected in text
+    assert "−0.30 [−0.50, −0.10]" in text and "30 final encoders 0.70" in text
+    assert "Validity: ranked alike." in text and "Can the reward be trusted?" in text
+    older = {key: value for key, value in _result().items() if key not in ("noise", "validity")}
+    assert "Can the reward be trusted?" not in Page(render_report(older, [])).text
+
+
 def test_choices_off_the_reference_are_marked() -> None:
     html = render_report(_result(), [])
     assert '<span class="piece off">crop 0.6</span>' in html
@@ -199,6 +221,7 @@ def test_unlabelled_run_shows_quality() -> None:
     result = _result()
     for row in result["table"]:
         row.update(linear=None, knn=None)
+    result["validity"]["accuracy"] = None
     text = Page(render_report({**result, "floors": {"pixels": None}}, [])).text
     assert "There are no labels" in text and "linear" not in text.split("Every run")[0]
 

@@ -1,5 +1,6 @@
 """load_images: a data set from what `--data` was given, which is a known name, a folder of images or a .npz file."""
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from taskrl.errors import DataError, unknown_name
 from taskrl.modalities.image.archives import KNOWN_SETS, load_npz
 from taskrl.modalities.image.digits import cluttered_digits, plain_digits
 from taskrl.modalities.image.folder import load_folder
+from taskrl.modalities.image.simulated.source import set_for
 from taskrl.registry import Registry
 
 DEFAULT_SOURCE = "cluttered-digits"
@@ -19,10 +21,20 @@ GENERATED_SETS: Registry[Callable[[], RawDataset]] = Registry("data set")
 GENERATED_SETS.register("cluttered-digits")(cluttered_digits)
 GENERATED_SETS.register("digits")(plain_digits)
 
+# a distribution of sets: (seed, image_size=, memory_limit_bytes=) -> the set that the seed draws
+DRAWN_SETS: Registry[Callable[..., RawDataset]] = Registry("data set")
+DRAWN_SETS.register("simulated")(functools.partial(set_for, channels=3))
+DRAWN_SETS.register("simulated-grey")(functools.partial(set_for, channels=1))
+
 
 def known_names() -> tuple[str, ...]:
     """The names that `load_images` takes besides paths."""
-    return GENERATED_SETS.names() + KNOWN_SETS.names()
+    return GENERATED_SETS.names() + DRAWN_SETS.names() + KNOWN_SETS.names()
+
+
+def is_drawn(source: str) -> bool:
+    """Whether `source` is a distribution of sets, of which a seed draws one."""
+    return source in DRAWN_SETS
 
 
 def load_images(
@@ -30,6 +42,7 @@ def load_images(
     *,
     root: Path | None = None,
     image_size: int = 32,
+    seed: int = 0,
     download: bool = False,
     groups: str | None = None,
     use_labels: bool = True,
@@ -39,7 +52,8 @@ def load_images(
     """Square uint8 images (C, H, H) with C 1 or 3, and their labels and groups where there are any.
 
     source: a known name, or the path of a folder or .npz file; a path that is spelt like a name needs a slash. root:
-    folder of the known sets (default: data). groups: npz column, or regular expression on a folder's file names.
+    folder of the known sets (default: data). seed: draws the set, where the source is a distribution of sets. groups:
+    npz column, or regular expression on a folder's file names.
     memory_limit_bytes: a folder with more pixels is decoded on demand. max_bad_share: of a folder's files that may be
     unreadable. Raises DataError.
     """
@@ -49,6 +63,8 @@ def load_images(
         raise DataError(f"{source!r} has no column of groups to choose from; leave --groups out, not {groups!r}.")
     if source in GENERATED_SETS:
         dataset = GENERATED_SETS[source]()
+    elif source in DRAWN_SETS:
+        dataset = DRAWN_SETS[source](seed, image_size=image_size, memory_limit_bytes=memory_limit_bytes)
     elif source in KNOWN_SETS:
         dataset = KNOWN_SETS[source](root or DEFAULT_ROOT, download, image_size)
     else:
@@ -79,8 +95,8 @@ def _existing_path(source: str) -> Path:
 
 
 def _without_labels(dataset: RawDataset) -> RawDataset:
-    test = None if dataset.test is None else _unlabelled(dataset.test)
-    return replace(dataset, train=_unlabelled(dataset.train), test=test, class_names=())
+    validation, test = (None if part is None else _unlabelled(part) for part in (dataset.validation, dataset.test))
+    return replace(dataset, train=_unlabelled(dataset.train), validation=validation, test=test, class_names=())
 
 
 def _unlabelled(part: Part) -> Part:

@@ -1,5 +1,6 @@
 """Promises of the four roles: disjoint, covering, groups whole, classes spread, test reads on record."""
 
+import dataclasses
 import re
 from itertools import combinations
 
@@ -63,6 +64,16 @@ def test_shares_are_60_10_15_15_and_with_a_test_part_70_12_18() -> None:
     expected = {"pretraining": 700, "probe": 120, "validation": 180, "test": 70}
     assert all(abs(len(own[name]) - expected[name]) <= 2 for name in expected)
     assert own["test"] == list(range(1000, 1070))
+
+
+def test_with_a_validation_part_of_its_own_the_rest_is_divided_75_25() -> None:
+    own = dataset(1000, skewed_labels(1000), num_test=70)
+    assert own.test is not None
+    beside = Part(inputs=InMemory(torch.full((50, 2), 255, dtype=torch.uint8)), labels=torch.zeros(50).long())
+    parts = roles(make_splits(dataclasses.replace(own, validation=beside), seed=0))
+    assert abs(len(parts["pretraining"]) - 750) <= 2 and parts["test"] == list(range(1000, 1070))
+    assert sorted(parts["pretraining"] + parts["probe"]) == list(range(1000))
+    assert parts["validation"] == [65535] * 50
 
 
 def test_same_seed_same_roles_and_another_seed_others() -> None:

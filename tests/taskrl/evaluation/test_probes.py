@@ -1,6 +1,5 @@
 """Probes score what is decodable, never what they were fitted on."""
 
-import functools
 import math
 
 import numpy as np
@@ -14,11 +13,11 @@ from torch.nn import functional as F
 from taskrl.errors import ConfigError
 from taskrl.evaluation.probes import (
     RIDGE_STRENGTHS,
-    LabelFreePanel,
     RidgeProbe,
     instance_discrimination,
     ridge_flops,
     ridge_r2,
+    ridge_r2_each,
     standardise,
 )
 from taskrl.types import ProbeData
@@ -145,23 +144,8 @@ def test_the_ridge_probe_without_labels_says_what_to_do() -> None:
         RidgeProbe()(lambda x: x.flatten(1), data)
 
 
-def test_the_panel_is_the_mean_of_its_two_parts() -> None:
-    images = noise(20, 3, 2, 2)
-    data = ProbeData(
-        inputs=images,
-        folds=some_folds(20),
-        pair=(images, images + 0.1 * noise(20, 3, 2, 2, seed=1)),
-        transforms=tuple(functools.partial(torch.rot90, k=k, dims=(2, 3)) for k in range(4)),
-    )
-    quality = LabelFreePanel()(lambda x: x.flatten(1), data)
-    assert data.pair is not None
-    turned = torch.cat([images.rot90(k, (2, 3)) for k in range(4)]).flatten(1)
-    rotation = ridge_r2(turned, F.one_hot(torch.arange(4).repeat_interleave(20)), some_folds(20).repeat(4))
-    instance = instance_discrimination(data.pair[0].flatten(1), data.pair[1].flatten(1))
-    assert quality.parts == pytest.approx({"rotation_r2": rotation, "instance": instance})
-    assert quality.value == pytest.approx((rotation + instance) / 2)
-
-
-def test_the_panel_without_its_measuring_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="pairs and transforms"):
-        LabelFreePanel()(lambda x: x.flatten(1), ProbeData(inputs=torch.zeros(4, 2), folds=torch.arange(4) % 2))
+def test_several_targets_at_once_give_what_each_gives_alone() -> None:
+    features, folds = noise(60, 6), some_folds(60)
+    targets = {"a": features[:, :2] + 0.1 * noise(60, 2, seed=1), "b": noise(60, 3, seed=2)}
+    alone = {name: ridge_r2(features, target, folds) for name, target in targets.items()}
+    assert ridge_r2_each(features, targets, folds) == pytest.approx(alone)

@@ -164,3 +164,18 @@ def test_recipes_of_the_levels_are_actions_of_the_box_codec() -> None:
 def test_a_recipe_that_makes_no_sense_is_refused_in_one_sentence(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space().recipe(text)
+
+
+def test_deviations_change_one_part_each_as_far_as_it_goes() -> None:
+    made = space(codec="multidiscrete")
+    reference = np.array(made.encode(made.reference))
+    assert made.reference not in made.deviations and len(set(made.deviations)) == len(made.deviations) > 0
+    for spec in made.deviations:
+        (changed,) = np.flatnonzero(np.array(made.encode(spec)) != reference)
+        part, level = made.parts[changed], int(np.array(made.encode(spec))[changed])
+        distances = [abs(index - part.reference) for index, open_ in enumerate(part.allowed) if open_]
+        assert abs(level - part.reference) == max(distances)
+    for codec in ("discrete", "box"):
+        other = space(codec=codec)
+        assert other.deviations == made.deviations
+        assert [other.decode(other.encode(spec)) for spec in made.deviations] == list(made.deviations)

@@ -50,14 +50,8 @@ def simulated_set(world: World, *, image_size: int, num_train: int = 3000, num_t
             f"A simulated set needs images of at least 8 pixels and 1 image in each part, not {image_size} pixels, "
             f"{num_train} and {num_test} images."
         )
-    rng = torch_generator(world.seed, "simulated", "prototypes")
-    palette = draw_palette(world, rng)
-    painter = PAINTERS[world.family](world, rng)
-    parts = [
-        _paint_part(world, painter, palette, count, image_size, torch_generator(world.seed, "simulated", role))
-        for role, count in (("train", num_train), ("test", num_test))
-    ]
-    return RawDataset(name=f"simulated-{world.seed}", train=parts[0], test=parts[1], class_names=class_names(world))
+    train, test = (paint_part(world, role, num, image_size) for role, num in (("train", num_train), ("test", num_test)))
+    return RawDataset(name=f"simulated-{world.seed}", train=train, test=test, class_names=class_names(world))
 
 
 def class_names(world: World) -> tuple[str, ...]:
@@ -87,10 +81,18 @@ def draw_palette(world: World, rng: torch.Generator) -> Palette:
     return Palette(luma=luma, chroma=chroma, hue=hue)
 
 
-def _paint_part(
-    world: World, painter: Painter, palette: Palette, count: int, image_size: int, rng: torch.Generator
-) -> Part:
-    labels = torch.arange(count)[torch.randperm(count, generator=rng)] % world.num_classes
+def part_labels(world: World, role: str, count: int) -> Tensor:
+    """The labels of `paint_part`, without painting."""
+    return _labels(world, count, torch_generator(world.seed, "simulated", role))
+
+
+def paint_part(world: World, role: str, count: int, image_size: int) -> Part:
+    """`count` images with balanced classes; every role has a stream of its own."""
+    rng = torch_generator(world.seed, "simulated", "prototypes")
+    palette = draw_palette(world, rng)
+    painter = PAINTERS[world.family](world, rng)
+    rng = torch_generator(world.seed, "simulated", role)
+    labels = _labels(world, count, rng)
     items = draw_items(world, labels, rng)
     step = max(1, CHUNK_PIXELS // max(world.native_size, image_size) ** 2)
     images = [
@@ -98,6 +100,10 @@ def _paint_part(
         for start in range(0, count, step)
     ]
     return Part(inputs=InMemory(torch.cat(images)), labels=labels)
+
+
+def _labels(world: World, count: int, rng: torch.Generator) -> Tensor:
+    return torch.arange(count)[torch.randperm(count, generator=rng)] % world.num_classes
 
 
 def _paint(

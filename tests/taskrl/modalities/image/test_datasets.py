@@ -73,6 +73,23 @@ def test_labels_are_dropped_from_train_and_test() -> None:
     assert dataset.class_names == ()
 
 
+@pytest.mark.parametrize(("source", "channels"), [("simulated", 3), ("simulated-grey", 1)])
+def test_a_seed_draws_a_simulated_set(source: str, channels: int) -> None:
+    first, second = (load_images(source, image_size=16, seed=seed) for seed in (1, 2))
+    assert first.train.inputs.sample_shape == second.train.inputs.sample_shape == (channels, 16, 16)
+    assert first.name != second.name
+    bare = load_images(source, image_size=16, seed=1, use_labels=False)
+    assert torch.equal(everything(bare.train.inputs), everything(first.train.inputs))
+    assert bare.validation is not None and bare.test is not None
+    assert all(part.labels is None for part in (bare.train, bare.validation, bare.test))
+
+
+@pytest.mark.parametrize("source", ["digits", "simulated"])
+def test_a_made_set_has_no_groups_to_choose(source: str) -> None:
+    with pytest.raises(DataError, match="no column of groups"):
+        load_images(source, groups="track")
+
+
 @pytest.mark.parametrize(
     ("given", "nearest"), [("cifar", "cifar10"), ("fashion-mnst", "fashion-mnist"), ("digit", "digits")]
 )
@@ -85,6 +102,8 @@ def test_known_names_list_every_source() -> None:
     expected = {
         "cluttered-digits",
         "digits",
+        "simulated",
+        "simulated-grey",
         "fashion-mnist",
         "mnist",
         "kmnist",

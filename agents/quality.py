@@ -1,0 +1,225 @@
+"""`taskrl quality`: the label-free panel for any encoder, beside an untrained one of the same architecture."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from agents.progress import Reporter
+from taskrl.assemble import load_data
+from taskrl.config import ExperimentConfig
+from taskrl.data.splits import Splits, make_splits
+from taskrl.errors import ConfigError, DataError
+from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
+from taskrl.evaluation.panel import Panel, Part
+from taskrl.export import CONFIG, load_exported
+from taskrl.folders import read_json
+from taskrl.measuring import full_panel
+from taskrl.modalities.image.modeling import Encoder
+from taskrl.modalities.image.state_dicts import LoadedEncoder, load_weights, untrained_like
+from taskrl.types import Encode, ProbeData, pick_device
+
+LEAST_IMAGES = 32
+NUM_STATISTICS = 128
+PIXELS_AT_ONCE = 2**19
+MEANING = (
+    "The total is a weighted sum of these measurements; no label was read. Larger is better, but only beside totals "
+    "on the same data, image size and goal: the untrained encoder's shows what the architecture has before training."
+)
+CUT = "* outside the range that the panel was calibrated in: counted at its end."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelReading:
+    """What the panel says of one encoder. values, points: of its parts. signals: of collapse, 0 when collapsed."""
+
+    total: float
+    values: Mapping[str, float]
+    points: Mapping[str, float]
+    collapse_penalty: float
+    signals: Mapping[str, float]
+
+
+def print_quality(path: Path, architecture: str | None, config: ExperimentConfig, reporter: Reporter) -> PanelReading:
+    """Print the panel of the encoder in `path` as a table."""
+    judged = judge(path, architecture, config)
+    for note in judged.notes:
+        reporter.say(f"Note: {note}.")
+    reporter.console.print(_table(judged))
+    if any(_is_cut(judged.parts[name], value) for name, value in judged.encoder.values.items()):
+        reporter.say(CUT)
+    reporter.say(MEANING)
+    return judged.encoder
+
+
+def quality_json(path: Path, architecture: str | None, config: ExperimentConfig) -> str:
+    """The same as JSON."""
+    judged = judge(path, architecture, config)
+    return json.dumps({**judged.facts, **_numbers(judged), "notes": list(judged.notes)}, indent=1, allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """An encoder and an untrained one of its architecture under the same panel. facts: what was measured on what."""
+
+    facts: Mapping[str, object]
+    notes: tuple[str, ...]
+    parts: Mapping[str, Part]
+    encoder: PanelReading
+    untrained: PanelReading
+
+
+def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Judged:
+    """Measure the encoder in `path` on the probe images of the data.
+
+    The encoder's batch-norm statistics are kept as they are. The untrained one's are as initialised or of clean
+    pretraining images, whichever gives the larger total: a floor that leaves no doubt. Raises ConfigError or DataError.
+    """
+    loaded = _load(path, architecture)
+    splits = make_splits(load_data(config), seed=config.data.split_seed)
+    shape = splits.pretraining.inputs.sample_shape
+    notes = [*splits.notes, *loaded.notes, *_fit(loaded, shape)]
+    num_images = min(len(splits.probe.inputs), config.reward.panel_images)
+    if num_images < LEAST_IMAGES:
+        raise DataError(
+            f"{splits.name} has {num_images} images to measure on (a part that no encoder of a run trains on), and "
+            f"the panel needs {LEAST_IMAGES}; give about {math.ceil(LEAST_IMAGES / num_images)} times as many."
+        )
+    device = pick_device(config.predictor.device)
+    panel, data = full_panel(config, splits.probe, splits.pretraining.inputs, set(), device)
+    try:
+        reading = _read(panel, data, loaded.encoder, device)
+        fresh = untrained_like(loaded.config, 0)
+        floors = [_read(panel, data, fresh, device)]
+        if _set_statistics(fresh.cpu(), splits):
+            floors.append(_read(panel, data, fresh, device))
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"The encoder cannot read images of {shape} ({reason}); use images like those it was trained on, or "
+            "another --image-size."
+        ) from error
+    facts = {
+        "encoder": str(path),
+        "architecture": loaded.config["architecture"],
+        "data": splits.name,
+        "num_images": num_images,
+        "sample_shape": list(shape),
+        "goal": config.reward.goal,
+    }
+    untrained = max(floors, key=lambda floor: floor.total)
+    return Judged(facts=facts, notes=tuple(notes), parts=panel.parts, encoder=reading, untrained=untrained)
+
+
+def _load(path: Path, architecture: str | None) -> LoadedEncoder:
+    """From a folder that taskrl wrote, or from a file of weights."""
+    if path.is_file():
+        if architecture is None:
+            raise ConfigError(
+                f"{str(path)!r} is a file of weights; name the torchvision model that they belong to, e.g. "
+                "--arch resnet18."
+            )
+        return load_weights(path, architecture)
+    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    encoder = load_exported(folder)
+    if architecture is not None:
+        raise ConfigError(f"{str(path)!r} says itself what its encoder is; leave --arch {architecture} out.")
+    return LoadedEncoder(encoder, read_json(folder / CONFIG), ())
+
+
+def _fit(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
+    """What is done to the images, in sentences. Raises DataError when colour meets an encoder of grey images."""
+    channels, notes = int(loaded.config["in_channels"]), []
+    if channels < shape[0]:
+        raise DataError(f"The encoder takes grey images and these have {shape[0]} channels; give grey images.")
+    if channels > shape[0]:
+        notes.append(f"grey images: their channel is repeated {channels} times for the encoder")
+    size = loaded.config.get("image_size", shape[1])
+    if size != shape[1]:
+        notes.append(f"the encoder was trained on images of {size} pixels a side, these have {shape[1]}")
+    return notes
+
+
+def _set_statistics(encoder: Encoder, splits: Splits) -> bool:
+    """Set batch-norm statistics to those of clean pretraining images; whether the encoder has any."""
+    inputs = splits.pretraining.inputs
+    images = inputs.take(torch.arange(len(inputs))[:: max(1, len(inputs) // NUM_STATISTICS)][:NUM_STATISTICS])
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        encoder.train()(_with_channels(images, encoder))
+    return bool(norms)
+
+
+def _read(panel: Panel, data: ProbeData, encoder: Encoder, device: torch.device) -> PanelReading:
+    encode = _encode(encoder.to(device).eval(), device)
+    clean = encode(data.inputs)
+    if not bool(torch.isfinite(clean).all()):
+        raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
+    quality = panel(encode, data)
+    return PanelReading(
+        total=quality.value,
+        values={name: quality.parts[name] for name in panel.parts},
+        points={name: part.points(quality.parts[name]) for name, part in panel.parts.items()},
+        collapse_penalty=quality.parts["collapse_penalty"],
+        signals={
+            "feature_std": feature_std(clean),
+            "effective_rank": effective_rank(clean),
+            "uniformity": uniformity(clean),
+        },
+    )
+
+
+def _encode(encoder: Encoder, device: torch.device) -> Encode:
+    def encode(images: Tensor) -> Tensor:
+        at_once = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+        with torch.inference_mode():
+            parts = [encoder(_with_channels(part.to(device), encoder)).float() for part in images.split(at_once)]
+        return torch.cat(parts).clone()
+
+    return encode
+
+
+def _with_channels(images: Tensor, encoder: Encoder) -> Tensor:
+    return images.expand(-1, len(encoder.mean), -1, -1)
+
+
+def _numbers(judged: Judged) -> dict[str, object]:
+    return {"panel": asdict(judged.encoder), "untrained": asdict(judged.untrained)}
+
+
+def _is_cut(part: Part, value: float) -> bool:
+    return not part.low <= value <= part.high
+
+
+def _table(judged: Judged) -> Table:
+    facts, ours, theirs = judged.facts, judged.encoder, judged.untrained
+    size = "x".join(str(size) for size in facts["sample_shape"])  # type: ignore[attr-defined]
+    table = Table(
+        title=f"{facts['encoder']} ({facts['architecture']}) on {facts['num_images']} images of {facts['data']} "
+        f"({size}), goal {facts['goal']}"
+    )
+    table.add_column("part")
+    for title in ("value", "points", "untrained", "points"):
+        table.add_column(title, justify="right")
+    for name, part in judged.parts.items():
+        cells: list[str] = []
+        for reading in (ours, theirs):
+            mark = "*" if _is_cut(part, reading.values[name]) else ""
+            cells += [f"{reading.values[name]:.3f}{mark}", f"{reading.points[name]:+.3f}"]
+        table.add_row(name, *cells)
+    table.add_section()
+    for name in ours.signals:
+        table.add_row(f"collapse: {name}", f"{ours.signals[name]:.3f}", "", f"{theirs.signals[name]:.3f}", "")
+    penalties = [f"{-reading.collapse_penalty or 0.0:+.3f}" for reading in (ours, theirs)]
+    table.add_row("collapse penalty", "", penalties[0], "", penalties[1])
+    table.add_section()
+    table.add_row("total", "", f"{ours.total:+.3f}", "", f"{theirs.total:+.3f}", style="bold")
+    return table

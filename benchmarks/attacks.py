@@ -1,0 +1,106 @@
+"""Encoders that a gameable measure would prefer: noise, whitened noise, a constant, raw pixels, and real ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import torch
+from signals import Meter
+from torch import Tensor
+from torch.nn import functional as F
+
+from taskrl.assemble import Assembled
+from taskrl.evaluation.accuracy import measure
+from taskrl.types import Encode
+
+DIM = 128
+
+
+def noise(images: Tensor) -> Tensor:
+    """Features that only depend on the bytes of the image, as a hash does."""
+    weights = torch.arange(1, images[0].numel() + 1, dtype=torch.float64).sqrt()
+    seeds = (images.flatten(1).double() @ weights).mul(1e3).long()
+    return torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+def whitened_noise(images: Tensor) -> Tensor:
+    """Noise made exactly uncorrelated, so that every rank is full."""
+    values = noise(images)
+    left, _, right = torch.linalg.svd(values - values.mean(0), full_matrices=False)
+    return left @ right * len(values) ** 0.5
+
+
+def constant(images: Tensor) -> Tensor:
+    """The same features for every image."""
+    return torch.ones(len(images), DIM)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """The image itself, averaged down to about 128 numbers: pixels memorised."""
+    side = 11 if images.shape[1] == 1 else 6
+    return F.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)
+
+
+ATTACKS: Mapping[str, Encode] = {
+    "noise": noise,
+    "whitened_noise": whitened_noise,
+    "constant": constant,
+    "pixels": pixels,
+}
+
+
+def suite(
+    name: str, path: str, folder: Path, pool: Sequence[Any], scores: Mapping[str, Any], margin: float
+) -> dict[str, Any]:
+    """Every attack with its accuracy, and how many encoders of higher accuracy (by `margin` points; by anything) each
+    of the label-free panel and the reward ranks below it.
+    """
+    from reward_validity import accuracy, panel_value
+
+    from taskrl.evaluation.panel import calibrated
+
+    assembled = checkpoints.open_set(name, path)
+    meter = Meter(assembled)
+    found = {}
+    entries = {label: (attack_accuracy(assembled, encode), meter.signals(encode)) for label, encode in ATTACKS.items()}
+    for label, (reached, signals) in entries.items():
+        found[label] = {"accuracy": round(reached, 1)}
+        for size, prefix in (("panel", "full/"), ("reward", "reward/")):
+            value = panel_value(signals, calibrated("frozen", "full" if size == "panel" else size), prefix)
+            found[label] |= _outranked(size, value, reached, pool, scores[size], accuracy, margin)
+    for point in [*pool, *_extra(folder)]:
+        kind = point.run["kind"]
+        if kind in ("untrained", "attack"):
+            others = [other for other in pool if other.key != point.key]
+            entry: dict[str, Any] = {"accuracy": round(accuracy(point), 1)}
+            for size in ("panel", "reward"):
+                entry |= _outranked(size, scores[size](point), accuracy(point), others, scores[size], accuracy, margin)
+            found[point.run["name"]] = entry
+    return found
+
+
+def _extra(folder: Path) -> list[Any]:
+    return [point for point in checkpoints.read(folder) if point.run["kind"] == "attack"]
+
+
+def _outranked(
+    size: str, value: float, reached: float, pool: Sequence[Any], score: Any, accuracy: Any, margin: float
+) -> dict[str, Any]:
+    better = [point for point in pool if accuracy(point) > reached]
+    clearly = [point for point in better if accuracy(point) > reached + margin]
+    return {
+        f"{size}_outranks": sum(score(point) < value for point in better),
+        f"{size}_outranks_by_margin": sum(score(point) < value for point in clearly),
+        "num_better": len(better),
+    }
+
+
+def attack_accuracy(assembled: Assembled, encode: Encode) -> float:
+    """Linear accuracy on test images, percent."""
+    splits = assembled.splits
+    test, fitting = splits.open_test(lambda _: None, "attacks"), splits.fitting
+    assert fitting is not None
+    assert test.labels is not None
+    fit, scored = (encode(part.inputs.take(torch.arange(len(part.inputs)))) for part in (fitting, test))
+    return measure(fit, fitting.labels, [(scored, test.labels)])[0].linear
