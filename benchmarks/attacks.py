@@ -7,11 +7,12 @@ from typing import Any
 import checkpoints
 import torch
 from signals import Meter
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
 from taskrl.assemble import Assembled
-from taskrl.evaluation.accuracy import measure
+from taskrl.evaluation.accuracy import standardised_pair
 from taskrl.types import Encode
 
 DIM = 128
@@ -97,10 +98,12 @@ def _outranked(
 
 
 def attack_accuracy(assembled: Assembled, encode: Encode) -> float:
-    """Linear accuracy on test images, percent."""
+    """Linear accuracy on test images, percent, as for the checkpoints."""
     splits = assembled.splits
     test, fitting = splits.open_test(lambda _: None, "attacks"), splits.fitting
     assert fitting is not None
     assert test.labels is not None
-    fit, scored = (encode(part.inputs.take(torch.arange(len(part.inputs)))) for part in (fitting, test))
-    return measure(fit, fitting.labels, [(scored, test.labels)])[0].linear
+    matrices = (encode(part.inputs.take(torch.arange(len(part.inputs)))) for part in (fitting, test))
+    fit, scored = standardised_pair(*matrices)
+    model = LogisticRegression(C=checkpoints.STRENGTH, max_iter=3000).fit(fit, fitting.labels.numpy())
+    return 100 * float(model.score(scored, test.labels.numpy()))

@@ -4,10 +4,10 @@
     python benchmarks/signals.py --work build/checkpoints --worlds 0 24
     python benchmarks/calibrate_panel.py --work build/checkpoints
 
-The shipped parts are fixed by hand (on cluttered digits and Fashion-MNIST, see docs/reward.md) and weigh alike; a scale
-is the spread of a part among encoders of one simulated set. Beside them stands what simulated sets alone choose: within
-each set, accuracy is regressed on the parts (both centred there) by non-negative ridge regression, parts chosen by how
-well they order the encoders of sets that the fit did not see. Writes taskrl/evaluation/calibration.json.
+The shipped weights are fixed by hand, on cluttered digits, Fashion-MNIST and CIFAR-10 (docs/reward.md); a scale is the
+spread of a part among encoders of one simulated set. Beside them stands what simulated sets alone choose: within each
+set, accuracy is regressed on the parts (both centred there) by non-negative ridge regression, parts chosen by how well
+they order the encoders of sets that the fit did not see. Writes taskrl/evaluation/calibration.json.
 """
 
 import argparse
@@ -35,9 +35,9 @@ REWARD_PARTS = ("planted", *(f"busy_{name}" for name in STATISTICS))
 PARTS = (*REWARD_PARTS, *STATISTICS, "cluster_learnability", "cluster_stability", "effective_rank", "uniformity")
 HIDDEN = ("corner_edges", "corner_intensity")
 JUDGES = {
-    "frozen": ("planted", "edges", "edge_groups", "layout_groups"),
-    "finetune": ("planted", "edges", "edge_layout", "edge_groups"),
-    "dense": ("edges", "edge_layout", "layout_groups", "spectrum"),
+    "frozen": {"planted": 0.4, "edge_groups": 0.2, "layout_groups": 0.2, "intensity": 0.2},
+    "finetune": {"planted": 0.25, "edges": 0.25, "edge_layout": 0.25, "edge_groups": 0.25},
+    "dense": {"edges": 0.25, "edge_layout": 0.25, "layout_groups": 0.25, "spectrum": 0.25},
 }
 LABELS_SHARE = {"few_1": 0.1, "few_5": 0.2, "few_10": 0.43}
 NEGATIVE = ("uniformity",)  # smaller is better
@@ -75,14 +75,14 @@ def main() -> None:
         goals[goal], learned[goal], orders[goal] = {}, {}, {}
         for size, prefix, names in (("reward", "reward/", REWARD_PARTS), ("full", "full/", PARTS)):
             by_hand = [name if size == "full" else busy(name) for name in judges]
-            goals[goal][size] = parts(worlds, prefix, by_hand, np.full(len(by_hand), 1 / len(by_hand)))
+            goals[goal][size] = parts(worlds, prefix, by_hand, np.array(list(judges.values())))
             chosen = choose(worlds, goal, prefix, names, MAX_PARTS[size])
             learned[goal][size] = parts(worlds, prefix, chosen, fit(worlds, goal, prefix, chosen)[0])
             orders[goal][size] = round(held_out_order(worlds, goal, prefix, chosen), 3)
         for size, labels in FEW.items():
             share = LABELS_SHARE[size]
             shown = {**{f"reward/{busy(name)}": busy(name) for name in judges}, labels: LABEL_PART[size]}
-            weights = np.append(np.full(len(judges), (1 - share) / len(judges)), share)
+            weights = np.array([*((1 - share) * weight for weight in judges.values()), share])
             goals[goal][size] = parts(worlds, "", list(shown), weights, shown)
     witness = {name: held_out_order(worlds, "frozen", "full/", [name]) for name in HIDDEN}
     record = {
