@@ -35,6 +35,7 @@ SIZES = {"panel": "full", "reward": "reward", "few_labels": "few_10", "few_label
 GOAL_FACTS = {"frozen": "linear", "finetune": "fine_tuned", "dense": "patch"}
 MARGIN = 2.0
 MIN_CELL = 4
+PATIENCE = 3
 
 
 def main() -> None:
@@ -224,7 +225,7 @@ def checkpoint_choice(points: Sequence[Checkpoint], scores: Mapping[str, Score])
     for objective, group in runs.items():
         group.sort(key=lambda point: point.steps)
         truth = [accuracy(point) for point in group]
-        rule, stopped = StopRule(), len(group) - 1
+        rule, stopped = StopRule(patience=PATIENCE), len(group) - 1
         for index, point in enumerate(group):
             if rule.add(scores["panel"](point)):
                 stopped = index

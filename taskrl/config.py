@@ -74,7 +74,7 @@ class RewardConfig(Section):
     goal: Literal["frozen", "finetune", "dense"] = "frozen"
     labels_per_class: int = Field(default=30, ge=1)
     num_folds: int = Field(default=5, ge=2, le=20)
-    panel_images: int = Field(default=256, ge=16)
+    panel_images: int = Field(default=512, ge=16)
     shaping: Literal["gain", "relative"] = "gain"
     cost_weight: float = Field(default=0.0, ge=0)
     reference_curve: list[float] = []
