@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--sets", nargs="*", default=[], metavar="NAME[=PATH]")
     parser.add_argument("--worlds", type=int, nargs=2, default=(0, 0), metavar=("FIRST", "END"))
+    parser.add_argument("--export", type=Path, help="Folder for one JSON a set: records and signals without weights.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for text in options.sets:
@@ -44,6 +45,23 @@ def main() -> None:
         measure(lambda name=name, path=path: checkpoints.open_set(name, path), options.work / name)
     for seed in range(*options.worlds):
         measure(lambda seed=seed: checkpoints.open_world(seed), options.work / f"world-{seed:03d}")
+    if options.export:
+        names = [text.partition("=")[0] for text in options.sets] + [f"world-{s:03d}" for s in range(*options.worlds)]
+        for name in names:
+            export(options.work / name, options.export)
+
+
+def export(folder: Path, out: Path) -> None:
+    """Everything known of the encoders in `folder`, but their weights, in one file."""
+    store = folder / "signals.json"
+    if not store.is_file():
+        return
+    signals = json.loads(store.read_text(encoding="utf-8"))
+    rounded = {key: {name: round(value, 4) for name, value in row.items()} for key, row in signals.items()}
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json")) if path != store]
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"runs": runs, "signals": rounded}, separators=(",", ":"))
+    (out / f"reward-validity-{folder.name}.json").write_text(text, encoding="utf-8")
 
 
 def measure(opened: Any, folder: Path) -> None:
