@@ -1,18 +1,16 @@
 """Encoders that a gameable measure would prefer: noise, whitened noise, a constant, raw pixels, and real ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import checkpoints
 import torch
+from encoder_scores import linear_accuracies
 from signals import Meter
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from taskrl.assemble import Assembled
-from taskrl.evaluation.accuracy import standardised_pair
 from taskrl.types import Encode
 
 DIM = 128
@@ -52,30 +50,35 @@ ATTACKS: Mapping[str, Encode] = {
 
 
 def suite(
-    name: str, path: str, folder: Path, pool: Sequence[Any], scores: Mapping[str, Any], margin: float
+    name: str,
+    path: str,
+    folder: Path,
+    pool: Sequence[Any],
+    scores: Mapping[str, Any],
+    panels: Mapping[str, Callable[[Mapping[str, float]], float]],
+    accuracy: Callable[[Any], float],
+    margin: float,
 ) -> dict[str, Any]:
     """Every attack with its accuracy, and how many encoders of higher accuracy (by `margin` points; by anything) each
-    of the label-free panel and the reward ranks below it.
+    of `panels` (label-free, signals to value) ranks below it. scores: the same of a checkpoint.
     """
-    from reward_validity import accuracy, panel_value
-
-    from taskrl.evaluation.panel import calibrated
-
     assembled = checkpoints.open_set(name, path)
     meter = Meter(assembled)
     found = {}
-    entries = {label: (attack_accuracy(assembled, encode), meter.signals(encode)) for label, encode in ATTACKS.items()}
+    entries = {
+        label: (linear_accuracies(assembled, encode)["test"], meter.signals(encode))
+        for label, encode in ATTACKS.items()
+    }
     for label, (reached, signals) in entries.items():
         found[label] = {"accuracy": round(reached, 1)}
-        for size, prefix in (("panel", "full/"), ("reward", "reward/")):
-            value = panel_value(signals, calibrated("frozen", "full" if size == "panel" else size), prefix)
-            found[label] |= _outranked(size, value, reached, pool, scores[size], accuracy, margin)
+        for size, value_of in panels.items():
+            found[label] |= _outranked(size, value_of(signals), reached, pool, scores[size], accuracy, margin)
     for point in [*pool, *_extra(folder)]:
         kind = point.run["kind"]
         if kind in ("untrained", "attack"):
             others = [other for other in pool if other.key != point.key]
             entry: dict[str, Any] = {"accuracy": round(accuracy(point), 1)}
-            for size in ("panel", "reward"):
+            for size in panels:
                 entry |= _outranked(size, scores[size](point), accuracy(point), others, scores[size], accuracy, margin)
             found[point.run["name"]] = entry
     return found
@@ -95,15 +98,3 @@ def _outranked(
         f"{size}_outranks_by_margin": sum(score(point) < value for point in clearly),
         "num_better": len(better),
     }
-
-
-def attack_accuracy(assembled: Assembled, encode: Encode) -> float:
-    """Linear accuracy on test images, percent, as for the checkpoints."""
-    splits = assembled.splits
-    test, fitting = splits.open_test(lambda _: None, "attacks"), splits.fitting
-    assert fitting is not None
-    assert test.labels is not None
-    matrices = (encode(part.inputs.take(torch.arange(len(part.inputs)))) for part in (fitting, test))
-    fit, scored = standardised_pair(*matrices)
-    model = LogisticRegression(C=checkpoints.STRENGTH, max_iter=3000).fit(fit, fitting.labels.numpy())
-    return 100 * float(model.score(scored, test.labels.numpy()))

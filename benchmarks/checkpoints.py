@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from encoder_scores import fine_tuned_accuracy, linear_accuracies, patch_accuracy
 from safetensors.torch import load_file, save_file
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor
-from torch.nn import functional as F
 
 from taskrl.assemble import Assembled, assemble, load_data
 from taskrl.config import ExperimentConfig, load_config
 from taskrl.data.dataset import InMemory, Part, RawDataset, Subset
-from taskrl.evaluation.accuracy import pixel_accuracy, standardised_pair
+from taskrl.evaluation.accuracy import pixel_accuracy
 from taskrl.modalities.image.datasets import load_images
 from taskrl.modalities.image.simulated.sets import simulated_set
 from taskrl.modalities.image.simulated.world import draw_world
@@ -46,9 +44,7 @@ NUM_TASKS = {"contrastive": 8, "rotation": 8, "masked": 8, "jigsaw": 8}
 NUM_TASKS_OF_OTHERS = 2
 NUM_SIMULATED = 6
 KNOB_SEEDS = (0, 1)
-NUM_FEW, NUM_DRAWS, FINE_TUNE_STEPS, FINE_TUNE_RATE = 10, 2, 60, 1e-3
-NUM_MAPS = 600
-STRENGTH = 0.1
+NUM_DRAWS = {"grey": 2, "colour": 1, "simulated": 1}  # of the few labels to fine-tune on
 GROUPS = r"group-([0-9]+)_"  # tracks of GTSRB, speakers of FSDD
 
 
@@ -265,99 +261,22 @@ def _run(assembled: Assembled, plan: Plan, folder: Path, lengths: tuple[int, ...
         predictor.recalibrate(problem.calibration)
         weights = {name: value.contiguous() for name, value in predictor.encoder.state_dict().items()}
         save_file(weights, folder / f"{plan.name}-{steps}.safetensors")
-        facts = {"steps": steps, "loss": report.losses[plan.objective], **accuracies(assembled, predictor)}
+        facts = {"steps": steps, "loss": report.losses[plan.objective], **_linear(assembled, predictor)}
         if steps == lengths[-1] and plan.kind == "random":
-            facts |= {
-                "fine_tuned": fine_tuned_accuracy(assembled, predictor),
-                "patch": patch_accuracy(assembled, predictor),
-            }
+            facts |= _with_few_labels(assembled, predictor)
         yield facts
 
 
-def accuracies(assembled: Assembled, predictor: Predictor) -> dict[str, Any]:
-    """Linear accuracy on validation and test images as docs/protocol.md has it, but for the strength of the classifier,
-    which is the same for all encoders: choosing it anew for each takes sixteen times as long.
-    """
-    splits = assembled.splits
-    assert splits.fitting is not None
-    parts = {"validation": splits.validation, "test": splits.open_test(lambda _: None, "checkpoints")}
-    matrices = [
-        predictor.encode(part.inputs.take(torch.arange(len(part.inputs)))) for part in (splits.fitting, *parts.values())
-    ]
-    fit, *scored = standardised_pair(*matrices)
-    model = LogisticRegression(C=STRENGTH, max_iter=3000).fit(fit, splits.fitting.labels.numpy())
-    found = {}
-    for (name, part), matrix in zip(parts.items(), scored, strict=True):
-        assert part.labels is not None
-        found[name] = {"linear": 100 * float(model.score(matrix, part.labels.numpy()))}
-    return found
+def _linear(assembled: Assembled, predictor: Predictor) -> dict[str, Any]:
+    return {role: {"linear": value} for role, value in linear_accuracies(assembled, predictor.encode).items()}
 
 
-def fine_tuned_accuracy(assembled: Assembled, predictor: Predictor) -> float:
-    """Test accuracy in percent after fine-tuning everything on 10 labels a class; on grey sets of two draws."""
-    splits, results = assembled.splits, []
-    assert splits.fitting is not None
-    test = splits.open_test(lambda _: None, "fine-tuning of checkpoints")
-    assert test.labels is not None
-    num_classes = int(splits.fitting.labels.max()) + 1
-    start = predictor.snapshot()
-    for draw in range(NUM_DRAWS if source_of(assembled) == "grey" else 1):
-        predictor.restore(start)
-        rng = torch_generator(draw, "fine-tuning", splits.name)
-        rows = _few_rows(splits.fitting.labels, rng)
-        images, labels = splits.fitting.inputs.take(rows), splits.fitting.labels[rows]
-        head = torch.nn.Linear(predictor.feature_dim, num_classes)
-        torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
-        optimizer = torch.optim.AdamW([*predictor.encoder.parameters(), *head.parameters()], lr=FINE_TUNE_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FINE_TUNE_STEPS)
-        predictor.encoder.train()
-        for _ in range(FINE_TUNE_STEPS):
-            pick = torch.randint(len(rows), (min(64, len(rows)),), generator=rng)
-            loss = F.cross_entropy(head(predictor.encoder(images[pick])), labels[pick])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        predictor.recalibrate(assembled.problem.calibration)
-        with torch.no_grad():
-            guess = head(predictor.encode(test.inputs.take(torch.arange(len(test.inputs))))).argmax(1)
-        results.append(100 * float((guess == test.labels).float().mean()))
-    predictor.restore(start)
-    return sum(results) / len(results)
-
-
-def patch_accuracy(assembled: Assembled, predictor: Predictor) -> float:
-    """Test accuracy in percent of a ridge classifier that sees one position of the feature map at a time."""
-    splits = assembled.splits
-    assert splits.fitting is not None
-    test = splits.open_test(lambda _: None, "patches of checkpoints")
-    assert test.labels is not None
-    num_classes = int(splits.fitting.labels.max()) + 1
-    rows = torch.randperm(len(splits.fitting.inputs), generator=torch_generator(0, "patches"))[:NUM_MAPS]
-    fit, labels = _positions(predictor, splits.fitting.inputs.take(rows)), splits.fitting.labels[rows]
-    held = torch.arange(min(NUM_MAPS, len(test.inputs)))
-    scored, truth = _positions(predictor, test.inputs.take(held)), test.labels[held]
-    num = fit.shape[1]
-    mean, sd = fit.flatten(0, 1).mean(0), fit.flatten(0, 1).std(0) + 1e-6
-    x, targets = ((fit - mean) / sd).flatten(0, 1).double(), F.one_hot(labels, num_classes).double()
-    targets = targets.repeat_interleave(num, 0)
-    gram = x.T @ x + 0.1 * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-    weights = torch.linalg.solve(gram, x.T @ (targets - targets.mean(0)))
-    guess = (((scored - mean) / sd).flatten(0, 1).double() @ weights + targets.mean(0)).argmax(1)
-    return 100 * float((guess == truth.repeat_interleave(num)).double().mean())
-
-
-def _positions(predictor: Predictor, images: Tensor) -> Tensor:
-    """(B, positions, D)."""
-    predictor.nets.eval()
-    with torch.no_grad():
-        maps = torch.cat([predictor.encoder.feature_map(part) for part in images.split(256)])  # type: ignore[operator]
-    return maps.flatten(2).transpose(1, 2)
-
-
-def _few_rows(labels: Tensor, rng: torch.Generator) -> Tensor:
-    order = torch.randperm(len(labels), generator=rng)
-    return torch.cat([order[labels[order] == label][:NUM_FEW] for label in labels.unique()])
+def _with_few_labels(assembled: Assembled, predictor: Predictor) -> dict[str, float]:
+    num_draws = NUM_DRAWS[source_of(assembled)]
+    return {
+        "fine_tuned": fine_tuned_accuracy(assembled, predictor, num_draws=num_draws),
+        "patch": patch_accuracy(assembled, predictor),
+    }
 
 
 def _floors(assembled: Assembled, folder: Path) -> None:
@@ -378,8 +297,8 @@ def _floors(assembled: Assembled, folder: Path) -> None:
     everything = [part.take(torch.arange(len(part))) for part in (fitting.inputs, test.inputs)]
     real = not splits.name.startswith("simulated")
     pixels = pixel_accuracy(everything[0], fitting.labels, everything[1], test.labels) if real else None
-    facts = {"steps": 0, "loss": 0.0, **accuracies(assembled, predictor)}
-    facts |= {"fine_tuned": fine_tuned_accuracy(assembled, predictor), "patch": patch_accuracy(assembled, predictor)}
+    facts = {"steps": 0, "loss": 0.0, **_linear(assembled, predictor)}
+    facts |= _with_few_labels(assembled, predictor)
     plan = {"name": "untrained", "kind": "untrained", "objective": "untrained", "seed": 0}
     write_result(record, {**plan, "checkpoints": [facts], "pixels": pixels})
 

@@ -22,7 +22,7 @@ from measure import finish
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from taskrl.evaluation.panel import GOALS, Part, calibrated, calibration
+from taskrl.evaluation.panel import GOALS, Part, calibrated, calibration, weighed
 from taskrl.evaluation.stopping import StopRule
 from taskrl.seeding import numpy_generator
 
@@ -79,7 +79,7 @@ def judge(name: str, path: str, folder: Path, *, with_attacks: bool) -> dict[str
     found["knobs"] = knob_signs(points, scores["panel"], scores["reward"], scores["labels_30"])
     found["choice"] = checkpoint_choice(points, scores)
     if with_attacks:
-        found["attacks"] = attacks.suite(name, path, folder, pool, scores, MARGIN)
+        found["attacks"] = attacks.suite(name, path, folder, pool, scores, LABEL_FREE, accuracy, MARGIN)
     found["points"] = [(p.run["objective"], scores["panel"](p), accuracy(p)) for p in pool]
     best = max(truth)
     found["headline"] = {
@@ -99,7 +99,13 @@ def accuracy(point: Checkpoint) -> float:
 def panel_value(signals: Mapping[str, float], parts: Mapping[str, Part], prefix: str) -> float:
     """What `Panel` makes of stored signals. prefix: "reward/" (512 images) or "full/" (768)."""
 
-    return sum(part.points(signals[prefix + name]) for name, part in parts.items()) - signals["guard/penalty"]
+    return weighed(parts, {name: signals[prefix + name] for name in parts}) - signals["guard/penalty"]
+
+
+LABEL_FREE: dict[str, Callable[[Mapping[str, float]], float]] = {
+    "panel": lambda signals: panel_value(signals, calibrated("frozen", "full"), "full/"),
+    "reward": lambda signals: panel_value(signals, calibrated("frozen", "reward"), "reward/"),
+}
 
 
 def scores_of(signals: Mapping[str, Mapping[str, float]]) -> dict[str, Score]:

@@ -15,7 +15,7 @@ from taskrl.data.splits import Splits, make_splits
 from taskrl.data.stream import BatchStream
 from taskrl.errors import ConfigError, DataError
 from taskrl.evaluation.reward import CostAware, Gain, RelativeToReference, RewardSignal, Scaled
-from taskrl.measuring import judges
+from taskrl.measuring import ENOUGH_LABELS, judges
 from taskrl.meta import MetaProblem
 from taskrl.modalities.image.datasets import is_drawn, load_images
 from taskrl.modalities.image.encoders import make_encoder
@@ -34,7 +34,6 @@ from taskrl.types import Inputs, pick_device
 
 MASK_RATIO = Knob(name="mask_ratio", levels=(0.3, 0.6, 0.75), reference=1, logit=0.0, used_by=MASKED_OBJECTIVES)
 NUM_CALIBRATION = 256
-ENOUGH_LABELS = 20
 NUM_STATISTICS = 2000
 NUM_DRAWN_KEPT = 2  # the episodes of a group share a seed
 ChannelStatistics = tuple[list[float], list[float]]

@@ -22,7 +22,7 @@ from taskrl.types import Inputs, ProbeData
 
 Judge = tuple[Probe, ProbeData]
 NUM_SOURCES = 256
-FEW = 20
+ENOUGH_LABELS = 20
 MAX_FOLDS = 10
 
 
@@ -93,7 +93,7 @@ def _labelled(config: ExperimentConfig, split: ProbeSplit, device: torch.device)
     capped = cap_labels(split, settings.labels_per_class, seed=seed)
     assert capped.labels is not None
     everything = capped.inputs.take(torch.arange(len(capped.inputs)))
-    if settings.labels_per_class < FEW:  # so few that each counts: one a class is left out at a time
+    if settings.labels_per_class < ENOUGH_LABELS:  # so few that each counts: one a class is left out at a time
         fold = label_folds(capped.labels, capped.groups, min(settings.labels_per_class, MAX_FOLDS), seed=seed)
     else:
         fold = folds(len(everything), capped.labels, capped.groups, settings.num_folds, seed=seed)

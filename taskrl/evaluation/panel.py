@@ -97,6 +97,11 @@ def calibrated(goal: str, size: str) -> dict[str, Part]:
     return {name: Part(**values) for name, values in calibration()["goals"][goal][size].items()}
 
 
+def weighed(parts: Mapping[str, Part], values: Mapping[str, float]) -> float:
+    """The points of all parts together; values may hold more."""
+    return sum(part.points(values[name]) for name, part in parts.items())
+
+
 def allowed_parts(
     parts: Mapping[str, Part], opened_by: Mapping[str, Sequence[str]], open_: set[str]
 ) -> dict[str, Part]:
@@ -154,7 +159,7 @@ def collapse_penalty(features_ND: Tensor) -> float:
 
 @final
 class Panel:
-    """Quality = sum of the calibrated parts minus the collapse penalty; uses no labels."""
+    """Quality = sum of the calibrated parts minus the collapse penalty; labels only if a part reads them."""
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         """Raises ConfigError without parts."""
@@ -174,7 +179,7 @@ class Panel:
 
         found = answers(remembered, data, self.parts)
         penalty = collapse_penalty(shown[0])
-        value = sum(part.points(found.values[name]) for name, part in self.parts.items()) - penalty
+        value = weighed(self.parts, found.values) - penalty
         parts = {**found.values, "collapse_penalty": penalty}
         return Quality(value=value, parts=parts, num_encoded=found.num_encoded, solve_flops=found.flops)
 

@@ -24,14 +24,7 @@ from taskrl.evaluation.clusters import (
     neighbour_vote,
 )
 from tests.builders import generator
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
-
-
-def rotation(dim: int, seed: int = 5) -> Tensor:
-    return torch.linalg.qr(noise(dim, dim, seed=seed))[0]
+from tests.taskrl.evaluation.features import noise, rotation
 
 
 def groups(num: int, spread: float, num_groups: int = 8, dim: int = 20) -> tuple[Tensor, Tensor]:

@@ -8,23 +8,10 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
-from torch import Tensor
 
 from taskrl.evaluation.consistency import alignment, consistency, detectability
 from taskrl.evaluation.probes import RIDGE_STRENGTHS, standardise
-from tests.builders import generator
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
-
-
-def rotation(dim: int, seed: int = 5) -> Tensor:
-    return torch.linalg.qr(noise(dim, dim, seed=seed))[0]
-
-
-def some_folds(num: int, num_folds: int = 5) -> Tensor:
-    return torch.randperm(num, generator=generator(9)) % num_folds
+from tests.taskrl.evaluation.features import noise, rotation, some_folds
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> float:

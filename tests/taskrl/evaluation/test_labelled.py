@@ -28,20 +28,9 @@ from taskrl.evaluation.labelled import (
 )
 from taskrl.evaluation.probes import RIDGE_STRENGTHS, standardise
 from tests.builders import generator
+from tests.taskrl.evaluation.features import noise, rotation, some_folds
 
 SCORES = (ridge_accuracy, log_loss_score, knn_accuracy)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
-
-
-def rotation(dim: int, seed: int = 5) -> Tensor:
-    return torch.linalg.qr(noise(dim, dim, seed=seed))[0]
-
-
-def some_folds(num: int, num_folds: int = 5) -> Tensor:
-    return torch.randperm(num, generator=generator(9)) % num_folds
 
 
 def classes(num: int, spread: float, num_classes: int = 4, dim: int = 10, seed: int = 0) -> tuple[Tensor, Tensor]:

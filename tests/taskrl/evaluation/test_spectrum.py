@@ -11,17 +11,10 @@ from torch import Tensor
 
 from taskrl.evaluation.spectrum import alpha_req, centred, lidar, participation_ratio, rankme
 from tests.builders import generator
+from tests.taskrl.evaluation.features import noise, rotation
 
 MATRIX_MEASURES = (rankme, alpha_req, participation_ratio)
 SHAPES = [(60, 8), (20, 40)]
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
-
-
-def rotation(dim: int, seed: int = 5) -> Tensor:
-    return torch.linalg.qr(noise(dim, dim, seed=seed))[0]
 
 
 def with_spectrum(eigenvalues: Tensor, num: int) -> Tensor:
