@@ -104,6 +104,10 @@ class AgentConfig(Section):
 
     persistence: logit that the level of the last decision gets at first, so that exploration is steady over an episode.
     options: further keywords of the SB3 algorithm, e.g. {gae_lambda: 0.9}.
+
+    group: what a group of `group_size` is: whole episodes side by side, or branches, which try several actions from one
+    snapshot at every decision and go on from one of them. observe: what the policy sees; all but full are ablations.
+    shuffle_rewards: the control in which rewards of a decision are dealt out anew within a group.
     """
 
     name: str = "ppo"
@@ -115,6 +119,9 @@ class AgentConfig(Section):
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     hidden: list[Annotated[int, Field(ge=1, le=4096)]] = []
     options: dict[str, bool | int | float | str] = {}
+    group: Literal["episodes", "branches"] = "episodes"
+    observe: Literal["full", "zeroed", "shuffled", "progress", "descriptor"] = "full"
+    shuffle_rewards: bool = False
 
 
 class FinalConfig(Section):
