@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from taskrl.evaluation.statistics import Interval, bootstrap, paired_difference
+from taskrl.evaluation.statistics import (
+    Interval,
+    bootstrap,
+    hierarchical_bootstrap,
+    hierarchical_ratio,
+    paired_difference,
+)
 
 
 def test_the_interval_of_a_large_sample_is_the_normal_one() -> None:
@@ -50,3 +56,68 @@ def test_values_without_a_partner_are_refused() -> None:
 
 def test_an_interval_is_written_with_signs_and_one_decimal() -> None:
     assert str(Interval(mean=1.24, low=-0.36, high=2.0)) == "+1.2 [-0.4, +2.0]"
+
+
+def nested(rng: np.random.Generator, num_groups: int, size: int, *, between: float, within: float) -> list[list[float]]:
+    """Normal groups around 0: a deviation for each group and one for each value."""
+    means = between * rng.standard_normal((num_groups, 1))
+    return [list(row) for row in means + within * rng.standard_normal((num_groups, size))]
+
+
+def test_groups_of_equal_values_are_resampled_as_groups_alone() -> None:
+    values = [0.5, 2.0, -1.0, 1.2, 0.1, 3.0]
+    plain, grouped = bootstrap(values), hierarchical_bootstrap([[value] * 4 for value in values])
+    assert grouped.mean == pytest.approx(plain.mean)
+    assert grouped.low == pytest.approx(plain.low, abs=0.1) and grouped.high == pytest.approx(plain.high, abs=0.1)
+
+
+def test_one_group_is_resampled_as_its_values() -> None:
+    values = [0.5, 2.0, -1.0, 1.2, 0.1, 3.0]
+    plain, grouped = bootstrap(values), hierarchical_bootstrap([values])
+    assert grouped.low == pytest.approx(plain.low, abs=0.1) and grouped.high == pytest.approx(plain.high, abs=0.1)
+
+
+def test_the_spread_of_two_stages_is_the_one_in_closed_form() -> None:
+    groups = nested(np.random.default_rng(3), 20, 10, between=2.0, within=1.0)
+    table = np.array(groups)
+    variance = (table.mean(1).var() + (table.var(1) / table.shape[1]).mean()) / len(table)
+    interval = hierarchical_bootstrap(groups)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * np.sqrt(variance), rel=0.05)
+    pooled = bootstrap(table.ravel().tolist())
+    assert interval.high - interval.low > 1.5 * (pooled.high - pooled.low)
+
+
+def test_intervals_over_searches_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(4)
+    held = {"grouped": 0, "pooled": 0}
+    for _ in range(200):
+        groups = nested(rng, 10, 4, between=1.0, within=1.0)
+        grouped, pooled = hierarchical_bootstrap(groups), bootstrap([value for group in groups for value in group])
+        held["grouped"] += grouped.low <= 0 <= grouped.high
+        held["pooled"] += pooled.low <= 0 <= pooled.high
+    assert 0.89 <= held["grouped"] / 200 <= 0.99
+    assert held["pooled"] / 200 < 0.85
+
+
+def test_groups_of_different_sizes_count_alike() -> None:
+    assert hierarchical_bootstrap([[1.0] * 9, [3.0]]).mean == 2.0
+
+
+def test_empty_groups_are_refused() -> None:
+    for groups in ([], [[]], [[1.0], []]):
+        with pytest.raises(ValueError, match="needs a value"):
+            hierarchical_bootstrap(groups)
+
+
+def test_a_ratio_of_proportional_values_has_no_width() -> None:
+    below = nested(np.random.default_rng(5), 4, 3, between=1.0, within=1.0)
+    below = [[value + 20 for value in group] for group in below]
+    interval = hierarchical_ratio([[0.3 * value for value in group] for group in below], below)
+    assert interval is not None
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_a_ratio_over_something_that_may_be_zero_is_none() -> None:
+    assert hierarchical_ratio([[1.0, 2.0]], [[-1.0, 1.0]]) is None
+    with pytest.raises(ValueError, match="equal sizes"):
+        hierarchical_ratio([[1.0]], [[1.0, 2.0]])
