@@ -145,6 +145,18 @@ class FinalConfig(Section):
         return EpisodeConfig(decisions=self.decisions, steps_per_decision=self.steps_per_decision)
 
 
+class CompareConfig(Section):
+    """taskrl compare. methods: None is all that there are (docs/compare.md). searches: independent searches of every
+    method that searches; finals: final encoders of each; methods without a search get searches x finals. lengths: of
+    the final runs, in multiples of final.steps_per_decision.
+    """
+
+    methods: list[str] | None = Field(default=None, min_length=1)
+    searches: int = Field(default=5, ge=1, le=1000)
+    finals: int = Field(default=2, ge=1, le=1000)
+    lengths: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(default=[1], min_length=1)
+
+
 class TrackingConfig(Section):
     """uri: MLflow tracking URI; empty is a sqlite file in the run folder, "none" turns MLflow off."""
 
@@ -171,6 +183,7 @@ class ExperimentConfig(Section):
     episode: EpisodeConfig = EpisodeConfig()
     agent: AgentConfig = AgentConfig()
     final: FinalConfig = FinalConfig()
+    compare: CompareConfig = CompareConfig()
     tracking: TrackingConfig = TrackingConfig()
 
 
