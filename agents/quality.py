@@ -42,6 +42,7 @@ class PanelReading:
     values: Mapping[str, float]
     points: Mapping[str, float]
     collapse_penalty: float
+    copy_penalty: float
     signals: Mapping[str, float]
 
 
@@ -169,6 +170,7 @@ def _read(panel: Panel, data: ProbeData, encoder: Encoder, device: torch.device)
         values={name: quality.parts[name] for name in panel.parts},
         points={name: part.points(quality.parts[name]) for name, part in panel.parts.items()},
         collapse_penalty=quality.parts["collapse_penalty"],
+        copy_penalty=quality.parts["copy_penalty"],
         signals={
             "feature_std": feature_std(clean),
             "effective_rank": effective_rank(clean),
@@ -218,8 +220,9 @@ def _table(judged: Judged) -> Table:
     table.add_section()
     for name in ours.signals:
         table.add_row(f"collapse: {name}", f"{ours.signals[name]:.3f}", "", f"{theirs.signals[name]:.3f}", "")
-    penalties = [f"{-reading.collapse_penalty or 0.0:+.3f}" for reading in (ours, theirs)]
-    table.add_row("collapse penalty", "", penalties[0], "", penalties[1])
+    for guard in ("collapse_penalty", "copy_penalty"):
+        penalties = [f"{-getattr(reading, guard) or 0.0:+.3f}" for reading in (ours, theirs)]
+        table.add_row(guard.replace("_", " "), "", penalties[0], "", penalties[1])
     table.add_section()
     table.add_row("total", "", f"{ours.total:+.3f}", "", f"{theirs.total:+.3f}", style="bold")
     return table

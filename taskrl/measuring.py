@@ -13,7 +13,7 @@ from torch import Tensor
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Probe as ProbeSplit
 from taskrl.data.splits import cap_labels, folds
-from taskrl.evaluation.panel import FEW_LABELS, Panel, Solvability, allowed_parts, calibrated, calibration
+from taskrl.evaluation.panel import COPIES, FEW_LABELS, Panel, Solvability, allowed_parts, calibrated, calibration
 from taskrl.evaluation.probes import Probe, RidgeProbe
 from taskrl.modalities.image.questions import OPENED_BY, image_questions, played, related_tasks
 from taskrl.seeding import torch_generator
@@ -24,6 +24,7 @@ Judge = tuple[Probe, ProbeData]
 NUM_SOURCES = 256
 ENOUGH_LABELS = 20
 MAX_FOLDS = 10
+COPY, BUSY_COPY = COPIES  # of the full panel, and of the reward's one look
 
 
 def judges(
@@ -45,7 +46,7 @@ def judges(
 
     if settings.probe == "ridge":
         judge = panel("reward")
-        return (RidgeProbe(), _labelled(config, split, device)), (judge, questions(*judge.parts))
+        return (RidgeProbe(), _labelled(config, split, device)), (judge, questions(*judge.parts, BUSY_COPY))
     unseen = Solvability([hidden])
     if settings.probe == "solvability":
         solved = Solvability([name for name in related_tasks(open_) if name != hidden])
@@ -55,7 +56,7 @@ def judges(
     if settings.probe == "few":
         size = f"few_{max(few for few in FEW_LABELS if few <= settings.labels_per_class)}"
     paid = panel(size)
-    asked = questions(*paid.parts, hidden)
+    asked = questions(*paid.parts, BUSY_COPY, hidden)
     if settings.probe == "few":
         labelled = _labelled(config, split, device)
         return (paid, dataclasses.replace(labelled, questions=asked.questions)), (unseen, asked)
@@ -70,7 +71,7 @@ def full_panel(
     open_: what is played, from `played`; empty where nothing is.
     """
     parts = allowed_parts(calibrated(config.reward.goal, "full"), OPENED_BY, open_)
-    return Panel(parts), unlabelled(config, split, sources, device, names=parts)
+    return Panel(parts), unlabelled(config, split, sources, device, names={*parts, COPY})
 
 
 def label_folds(labels: Tensor, groups: Tensor | None, num_folds: int, *, seed: int) -> Tensor:

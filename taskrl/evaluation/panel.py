@@ -29,6 +29,9 @@ GOALS = ("frozen", "finetune", "dense")
 STD_FLOOR = 0.2
 RANK_FLOOR = 0.02
 COLLAPSE_WEIGHT = 10.0
+COPY_CEILING = 0.8
+COPY_WEIGHT = 10.0
+COPIES = ("copy", "busy_copy")
 CLEAN = "clean"
 PAIR = ("view", "other_view")
 LABELS = "labels"
@@ -157,9 +160,19 @@ def collapse_penalty(features_ND: Tensor) -> float:
     return COLLAPSE_WEIGHT * (max(0.0, std) + max(0.0, rank))
 
 
+def copy_penalty(r2: float) -> float:
+    """0 for features from which little of the input can be read back; up to 10 as the R2 of its coarse values rises
+    from its ceiling to 1, where the features are a copy. Questions about the input are easy for a copy, and it is no
+    representation.
+    """
+    return COPY_WEIGHT * max(0.0, r2 - COPY_CEILING) / (1 - COPY_CEILING)
+
+
 @final
 class Panel:
-    """Quality = sum of the calibrated parts minus the collapse penalty; labels only if a part reads them."""
+    """Quality = sum of the calibrated parts minus the penalties for collapse and, where the data ask for it (COPIES),
+    for copying the input; labels only if a part reads them.
+    """
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         """Raises ConfigError without parts."""
@@ -177,10 +190,13 @@ class Panel:
             shown.append(encode(inputs))
             return shown[-1]
 
-        found = answers(remembered, data, self.parts)
-        penalty = collapse_penalty(shown[0])
-        value = weighed(self.parts, found.values) - penalty
-        parts = {**found.values, "collapse_penalty": penalty}
+        found = answers(remembered, data, {*self.parts, *COPIES})
+        penalties = {
+            "collapse_penalty": collapse_penalty(shown[0]),
+            "copy_penalty": max(copy_penalty(found.values.get(name, 0.0)) for name in COPIES),
+        }
+        value = weighed(self.parts, found.values) - sum(penalties.values())
+        parts = {**found.values, **penalties}
         return Quality(value=value, parts=parts, num_encoded=found.num_encoded, solve_flops=found.flops)
 
 

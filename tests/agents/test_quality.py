@@ -62,7 +62,9 @@ def test_json_says_the_same_without_anything_else(weights: Path) -> None:
     for which in ("panel", "untrained"):
         panel = found[which]
         assert set(panel["values"]) == set(panel["points"]) == set(calibrated("frozen", "full"))
-        assert panel["total"] == pytest.approx(sum(panel["points"].values()) - panel["collapse_penalty"])
+        assert panel["total"] == pytest.approx(
+            sum(panel["points"].values()) - panel["collapse_penalty"] - panel["copy_penalty"]
+        )
         assert set(panel["signals"]) == {"feature_std", "effective_rank", "uniformity"}
     assert any("repeated" in note for note in found["notes"])
     assert reading(weights, "--arch", "resnet18", "--data", "digits") == found

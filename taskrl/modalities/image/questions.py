@@ -24,6 +24,7 @@ NUM_CLUSTERINGS = 2
 NUM_COMPONENTS = 24
 NUM_PLANTED = 8
 BUSY = "busy_"
+COPY_GRID = 8
 WEAK_VIEW = {"crop": 0.6, "jitter": 0.2, "noise": 0.05}
 
 OPENED_BY: Mapping[str, tuple[str, ...]] = {
@@ -102,6 +103,11 @@ class _Described:
         return standardise(held_out.intensity_statistics(self.images))
 
     @property
+    def copy(self) -> Tensor:
+        """What a copy of the image would know: asked as a guard, finer than pooled features need to know it."""
+        return standardise(held_out.coarse_pixels(self.images, grid=COPY_GRID))
+
+    @property
     def joint(self) -> Tensor:
         return torch.cat([self.edges, self.spectrum, self.intensity], dim=1)
 
@@ -177,6 +183,7 @@ def _statistics(side: Callable[[_Images], _Described], prefix: str = "") -> dict
         f"{prefix}spectrum_groups": lambda about: side(about).groups("spectrum"),
         f"{prefix}intensity_groups": lambda about: side(about).groups("intensity"),
         f"{prefix}joint_groups": lambda about: side(about).groups("joint"),
+        f"{prefix}copy": lambda about: side(about).copy,
     }
 
 

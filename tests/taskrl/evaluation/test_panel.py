@@ -17,6 +17,7 @@ from taskrl.evaluation.panel import (
     answers,
     calibrated,
     collapse_penalty,
+    copy_penalty,
 )
 from taskrl.evaluation.probes import ridge_r2
 from taskrl.types import ProbeData, Question
@@ -94,6 +95,20 @@ def test_a_constant_encoder_ranks_below_noise_and_noise_below_knowledge(data: Pr
     ]
     assert values == sorted(values)
     assert values[0] < values[1] < values[2]
+
+
+def test_a_copy_of_the_inputs_is_penalised_and_pooled_features_are_not() -> None:
+    assert [copy_penalty(r2) for r2 in (-0.3, 0.5, 0.8, 0.9, 1.0)] == pytest.approx([0, 0, 0, 5, 10])
+    inputs, folds = noise(NUM, 1, 2, 4), torch.arange(NUM) % 4
+    targets = {"known": noise(NUM, 2), "copy": inputs.flatten(1)}
+    data = ProbeData(
+        inputs=inputs, folds=folds, questions={"clean": Question(shown=inputs, folds=folds, targets=targets)}
+    )
+    panel = Panel({"known": PLAIN})
+    copied, pooled = panel(flat, data), panel(lambda inputs: flat(inputs)[:, :3], data)
+    assert copied.parts["copy_penalty"] > 9
+    assert pooled.parts["copy_penalty"] == 0
+    assert copied.value == pytest.approx(copied.parts["known"] - copied.parts["copy_penalty"])
 
 
 def test_solvability_is_the_mean_of_the_related_tasks(data: ProbeData) -> None:
