@@ -49,7 +49,22 @@ def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
         if name not in known or name in RESERVED:
             raise ConfigError(unknown_name(f"option of {agent.name}", name, set(known) - RESERVED))
         _check_option(f"agent.options.{name}", name, value, known[name].default)
-    return kind.settings(agent, decisions) | dict(agent.options)
+    _check_group(agent)
+    # later rewards are relative to branches that all begin where this decision was gone on from: they say nothing of it
+    horizon = {"gamma": 0.0} if agent.group == "branches" else {}
+    return kind.settings(agent, decisions) | dict(agent.options) | horizon
+
+
+def _check_group(agent: AgentConfig) -> None:
+    """Comparing actions, and dealing rewards out anew, needs several of them."""
+    keys = {"group=branches": agent.group == "branches", "shuffle_rewards=true": agent.shuffle_rewards}
+    for key in (key for key, used in keys.items() if used and agent.group_size < 2):
+        raise ConfigError(f"agent.{key} needs agent.group_size of at least 2; it is {agent.group_size}.")
+    if agent.group == "branches" and agent.options.get("gamma"):
+        raise ConfigError(
+            f"agent.options.gamma is {agent.options['gamma']!r}; with agent.group=branches a decision is paid for "
+            "itself alone, so leave gamma out."
+        )
 
 
 def _check_option(key: str, name: str, value: bool | int | float | str, default: object) -> None:

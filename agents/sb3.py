@@ -108,6 +108,8 @@ class SB3MetaOptimizer:
             action_mask=space.action_mask(),
             seed=self._seed,
             group_relative=self.agent.group_relative,
+            shuffle_rewards=self.agent.shuffle_rewards,
+            branches=self.agent.group == "branches",
         )
         algorithm: Any = self.kind.algorithm
         model: BaseAlgorithm = algorithm(
@@ -190,11 +192,7 @@ class _Watch(BaseCallback):
         for row, info in enumerate(self.locals["infos"]):
             decision = Decision(episode=self._finished + row, index=self._index, reward=info["reward"], info=info)
             self._owner._observer(decision)
-            if self.locals["dones"][row]:
-                compute = info["compute"]
-                flops = compute["train_flops"] + compute["measure_flops"]
-                images = compute["train_images"] + compute["measure_images"]
-                self._owner.spent += Compute(flops=flops, images=images)
+            self._owner.spent += info["charged"]
         self._index += 1
         if all(self.locals["dones"]):
             self._finished += len(self.locals["dones"])

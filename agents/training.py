@@ -252,7 +252,6 @@ class SearchLog:
     def __init__(self, tracker: Tracker, decisions: int) -> None:
         self._tracker = tracker
         self._decisions = decisions
-        self._returns: dict[int, float] = {}
         self._seconds = self._overhead_s = 0.0
 
     @property
@@ -267,12 +266,10 @@ class SearchLog:
         timings = decision.info["timings"]
         self._seconds += timings["decision_s"]
         self._overhead_s += timings["decision_s"] * timings["overhead_share"]
-        total = self._returns.pop(decision.episode, 0.0) + decision.reward
         if decision.index + 1 < self._decisions:
-            self._returns[decision.episode] = total
             return None
         quality = float(decision.info["quality"])
-        metrics = {"return": total, "final_quality": quality}
+        metrics = {"return": decision.info["return"], "final_quality": quality}
         if "hidden_quality" in decision.info:
             metrics["hidden_quality"] = float(decision.info["hidden_quality"])
         self._tracker.log_metrics(metrics, step=decision.episode, kind="episode")

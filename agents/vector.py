@@ -1,5 +1,7 @@
 """SB3's VecEnv over a pool of workers: environments that run in lock-step, so that they finish together.
 
+With branches, they also begin every decision together (agents/branching.py).
+
 The number of environments is a setting of the agent (its group of episodes); the number of workers only says how many
 of them run at the same time. Seeds are keyed by the episode's index, so results do not depend on the workers.
 """
@@ -14,9 +16,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from agents.branching import Branches
 from envs.host import Stepped
 from envs.pool import Pool
-from taskrl.seeding import derive_seed
+from taskrl.seeding import derive_seed, numpy_generator
+from taskrl.types import Compute
 
 
 class LockstepVecEnv(VecEnv):
@@ -25,6 +29,9 @@ class LockstepVecEnv(VecEnv):
 
     Episodes of a group share their seed: initial encoder, order of the data, draws of the views. What differs between
     them is what was played, so that the group's mean is a control variate; totals still telescope.
+
+    Infos have, beside the environment's: "reward", the true one, whatever is paid; "return", the gain of its path from
+    the first encoder; "charged", what the decision cost, so that the sum over all rows is what was spent.
     """
 
     def __init__(
@@ -38,13 +45,21 @@ class LockstepVecEnv(VecEnv):
         seed: int,
         first_group: int = 0,
         group_relative: bool = True,
+        shuffle_rewards: bool = False,
+        branches: bool = False,
     ) -> None:
-        """first_group: number of groups already played (resume)."""
+        """first_group: number of groups already played (resume). shuffle_rewards: a control that deals each decision's
+        rewards out anew. branches: after every decision, all go on from one of the environments.
+        """
         self._pool = pool
         self._mask = action_mask
         self._seed_of_search = seed
         self.num_groups_begun = first_group
         self._group_relative = group_relative
+        self._shuffle_rewards = shuffle_rewards
+        self._branches = Branches(pool, num_envs=group_size, seed=seed) if branches else None
+        self._returns = [0.0] * group_size
+        self._spent = [Compute()] * group_size
         self._actions: NDArray[Any] | None = None
         self._index = 0
         self._asked = self._answered = time.perf_counter()
@@ -56,6 +71,8 @@ class LockstepVecEnv(VecEnv):
         seed = derive_seed(self._seed_of_search, "search", self.num_groups_begun)
         self.num_groups_begun += 1
         self._index = 0
+        self._returns = [0.0] * self.num_envs
+        self._spent = [Compute()] * self.num_envs
         results = self._everywhere("reset", [(seed,)] * self.num_envs)
         self.reset_infos = [info for _, info in results]
         self._answered = time.perf_counter()
@@ -78,13 +95,32 @@ class LockstepVecEnv(VecEnv):
         infos: list[dict[str, Any]] = []
         for row, (observation, reward, terminated, truncated, info) in enumerate(results):
             extra = {"reward": reward, "action": self._actions[row], "timings": timings[row]}
-            info = {**info, **extra, "TimeLimit.truncated": truncated and not terminated}
+            extra |= {"TimeLimit.truncated": truncated and not terminated, **self._books(row, reward, info)}
+            info = {**info, **extra}
             infos.append(info | ({"terminal_observation": observation} if dones[row] else {}))
+        paid = self._paid(rewards)
         if dones.all():
             observations = np.asarray(self.reset())
         else:
             self._answered = time.perf_counter()
-        return observations, self._paid(rewards), dones, infos
+            if self._branches:
+                observations = self._go_on(self._branches, observations)
+        return observations, paid, dones, infos
+
+    def _go_on(self, branches: Branches, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All environments stand where one of them is; what it sees is what all see."""
+        chosen = branches.go_on(group=self.num_groups_begun - 1, index=self._index)
+        self._returns = [self._returns[chosen]] * self.num_envs
+        self._spent = [self._spent[chosen]] * self.num_envs
+        return np.repeat(observations[chosen : chosen + 1], self.num_envs, axis=0)
+
+    def _books(self, row: int, reward: float, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Return so far and cost of the decision that `info` tells of."""
+        self._returns[row] += reward
+        spent = _spent_by(info["compute"])
+        before, self._spent[row] = self._spent[row], spent
+        charged = Compute(flops=spent.flops - before.flops, images=spent.images - before.images)
+        return {"return": self._returns[row], "charged": charged}
 
     def _timings(self, timings: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
         """Each environment's timings with the decision's: seconds since the last one's answer, those of policy, log and
@@ -101,7 +137,10 @@ class LockstepVecEnv(VecEnv):
 
     def _paid(self, rewards: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._group_relative and self.num_envs > 1:
-            return np.asarray(rewards - rewards.mean(), dtype=np.float32)
+            rewards = np.asarray(rewards - rewards.mean(), dtype=np.float32)
+        if self._shuffle_rewards:
+            path = ("shuffled rewards", self.num_groups_begun - 1, self._index)
+            rewards = numpy_generator(self._seed_of_search, *path).permutation(rewards)
         return rewards
 
     def _everywhere(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -135,3 +174,9 @@ class LockstepVecEnv(VecEnv):
 
     def _masks(self) -> NDArray[np.bool_]:
         return self._mask
+
+
+def _spent_by(compute: Mapping[str, int]) -> Compute:
+    """Training and measuring together, of an environment's info."""
+    flops = compute["train_flops"] + compute["measure_flops"]
+    return Compute(flops=flops, images=compute["train_images"] + compute["measure_images"])

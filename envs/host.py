@@ -76,6 +76,10 @@ class EnvHost:
             self._done(env_id, index, env.finish(report))
         return [self._last[env_id][1] for env_id, _, _ in calls]
 
+    def snapshot(self, env_id: int) -> bytes:
+        """Environment `env_id` as it is now, for `restore` here or in another host."""
+        return self._envs[env_id].snapshot()
+
     def restore(self, env_id: int, snapshot: bytes) -> None:
         """Put environment `env_id` where another host left it."""
         self._last.pop(env_id, None)

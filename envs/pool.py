@@ -220,7 +220,7 @@ class WorkerPool:
     def _remember(self, books: _Books, request: Request, value: Any) -> None:
         """What would bring an environment back to where it is now."""
         method, arguments = request
-        if method == "reset":
+        if method in ("reset", "restore"):
             books.snapshots[arguments[0]] = request
         elif isinstance(value, Stepped):
             if value.snapshot is None:

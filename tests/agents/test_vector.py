@@ -48,6 +48,32 @@ def test_rewards_are_paid_relative_to_the_group_and_still_telescope(pool: Pool) 
     np.testing.assert_allclose(totals - totals.mean(), finals - finals.mean(), atol=1e-6)
 
 
+def test_shuffled_rewards_are_the_groups_own_in_an_order_that_means_nothing(pool: Pool) -> None:
+    """The control: what is learned from has the same values at every decision; what is logged stays true."""
+    rows = actions(6)
+    shuffled, again, plain = (rollout(vector(pool, shuffle_rewards=on), rows)[1:] for on in (True, True, False))
+    for (_, ours, _, infos), (_, theirs, _, plain_infos) in zip(shuffled, plain, strict=True):
+        np.testing.assert_array_equal(np.sort(ours), np.sort(theirs))
+        assert [info["reward"] for info in infos] == [info["reward"] for info in plain_infos]
+    orders = {
+        tuple(np.argsort(ours)[np.argsort(np.argsort(theirs))])
+        for (_, ours, *_), (_, theirs, *_) in zip(shuffled, plain, strict=True)
+    }
+    assert len(orders) > 2, "each decision is dealt out in an order of its own"
+    np.testing.assert_equal(shuffled, again)
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_every_decision_says_what_it_cost_and_what_its_path_has_earned(pool: Pool, branches: bool) -> None:
+    steps = rollout(vector(pool, branches=branches), actions(2))
+    whole = [info["compute"] for info in steps[1][3]]
+    for info, compute in zip(steps[1][3], whole, strict=True):
+        assert info["charged"].flops == compute["train_flops"] + compute["measure_flops"]
+        assert info["return"] == info["reward"]
+    measured = {info["quality"] - info["return"] for info in steps[2][3]}
+    assert max(measured) - min(measured) < 1e-9, "all paths begin with one encoder"
+
+
 def test_episodes_end_together_and_keep_their_last_observation(pool: Pool) -> None:
     steps = rollout(vector(pool), actions(2))
     assert [step[2].tolist() for step in steps[1:]] == [[False] * GROUP, [True] * GROUP]
