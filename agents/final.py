@@ -21,6 +21,8 @@ from taskrl.errors import ConfigError
 from taskrl.evaluation.accuracy import Accuracy, measure, pixel_accuracy
 from taskrl.export import export_encoder
 from taskrl.meta import MetaProblem, TaskPolicy
+from taskrl.modalities.image.objectives.contrastive import HEAD as CONTRASTIVE
+from taskrl.modalities.image.objectives.hard_views import HardViews
 from taskrl.modalities.image.objectives.supervised import Supervised
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import derive_seed
@@ -31,6 +33,7 @@ from taskrl.types import Compute, Inputs
 
 UNTRAINED = "untrained"
 SUPERVISED = "supervised"
+HARD_VIEWS = "hard-views"
 FIXED = "fixed:"
 
 
@@ -38,7 +41,8 @@ FIXED = "fixed:"
 class Generator:
     """A row of the table.
 
-    source: "reference", "random", "fixed:RECIPE", "untrained", "supervised" or the folder of a saved policy.
+    source: "reference", "random", "fixed:RECIPE", "hard-views", "untrained", "supervised" or the folder of a saved
+    policy.
     """
 
     name: str
@@ -71,10 +75,10 @@ class FinalResult:
 
 def generator_named(name: str) -> Generator:
     """The generator for a name of the configuration. Raises ConfigError for an unknown one."""
-    if name in ("reference", "random") or name.startswith(FIXED):
+    if name in ("reference", "random", HARD_VIEWS) or name.startswith(FIXED):
         return Generator(name=name, source=name)
     raise ConfigError(
-        f"Unknown generator {name!r}; known: reference, random, prior, fixed:RECIPE (e.g. fixed:no-mirror)."
+        f"Unknown generator {name!r}; known: reference, random, prior, hard-views, fixed:RECIPE (e.g. fixed:no-mirror)."
     )
 
 
@@ -82,9 +86,11 @@ def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, s
     """The generator as a TaskPolicy and the codec of its actions; `seed` names its random stream."""
     if generator.source == "random":
         return RandomPolicy(spaces("multidiscrete"), seed=seed), "multidiscrete"
-    if generator.source in ("reference", SUPERVISED) or generator.source.startswith(FIXED):
+    if generator.source in ("reference", SUPERVISED, HARD_VIEWS) or generator.source.startswith(FIXED):
         space = spaces("box")
-        if generator.source == SUPERVISED:
+        if generator.source == HARD_VIEWS:
+            _check_contrastive(space)
+        if generator.source in (SUPERVISED, HARD_VIEWS):
             return FixedPolicy(space, space.reference), "box"
         return FixedPolicy(space, space.recipe(generator.source.removeprefix(FIXED))), "box"
     policy = load_policy(Path(generator.source), spaces, seed=seed)
@@ -124,7 +130,7 @@ def train_final(
         seed = derive_seed(config.seed, "final policy", job.generator.name, job.search_seed, job.train_seed)
         policy, codec = make_policy(job.generator, lambda codec: task_space(config, shape, codec), seed=seed)
         space = task_space(config, shape, codec)
-        build_task = _with_labels(problem) if job.generator.source == SUPERVISED else problem.build_task
+        build_task = _task_builder(problem, job.generator.source)
         env = make_env(dataclasses.replace(problem.unshaped(), task_space=space, build_task=build_task), job.episode)
         trace = run_episode(
             env,
@@ -168,6 +174,32 @@ def _export(
     keeper.swap(encoder)
     predictor.recalibrate(calibration)
     write(beside(job.export_to, other), decision, other, {})
+
+
+def _task_builder(problem: MetaProblem, source: str) -> Callable[[TaskSpec], Mixture]:
+    """What makes a generator's tasks out of their specs."""
+    if source == SUPERVISED:
+        return _with_labels(problem)
+    return _hard_views(problem) if source == HARD_VIEWS else problem.build_task
+
+
+def _check_contrastive(space: TaskSpace) -> None:
+    (first, *_) = space.objectives
+    if first != CONTRASTIVE:
+        raise ConfigError(
+            f"hard-views is the reference recipe on harder views, and the recipe's objective is {first}, not "
+            "contrastive; name contrastive first in tasks.objectives, or leave hard-views out."
+        )
+
+
+def _hard_views(problem: MetaProblem) -> Callable[[TaskSpec], Mixture]:
+    """The recipe on the hardest of several views; choosing them is part of each step and of its FLOPs."""
+    shape = tuple(problem.calibration.shape[1:])
+
+    def build(spec: TaskSpec) -> Mixture:
+        return Mixture((MixturePart(name=HARD_VIEWS, share=1.0, task=HardViews(dict(spec.levels), shape)),))
+
+    return build
 
 
 def _with_labels(problem: MetaProblem) -> Callable[[TaskSpec], Mixture]:

@@ -12,6 +12,7 @@ from taskrl.modalities.image.views import make_view
 from taskrl.tasks.task import PretextTask
 from taskrl.types import HeadSpec, Networks
 
+HEAD = "contrastive"
 TEMPERATURE = 0.2
 PROJECTION_DIM = 64
 
@@ -26,14 +27,14 @@ class Contrastive(PretextTask):
 
     def head_specs(self, feature_dim: int) -> Mapping[str, HeadSpec]:
         projection = HeadSpec(kind="mlp", in_dim=feature_dim, hidden_dim=feature_dim, out_dim=PROJECTION_DIM)
-        return {"contrastive": projection}
+        return {HEAD: projection}
 
     def make_views(self, batch: Tensor, rng: torch.Generator) -> Tensor:
         """Both views one after the other, (2B, C, H, W)."""
         return make_view(torch.cat([batch, batch]), rng, self.levels)
 
     def loss(self, nets: Networks, views: Tensor) -> Tensor:
-        first, second = nets.head("contrastive", nets.features(views)).chunk(2)
+        first, second = nets.head(HEAD, nets.features(views)).chunk(2)
         return nt_xent(first, second, TEMPERATURE)
 
     def num_encoded(self, batch_size: int) -> int:

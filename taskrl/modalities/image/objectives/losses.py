@@ -7,13 +7,24 @@ from torch.nn import functional as F
 
 def nt_xent(first_BD: Tensor, second_BD: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross entropy over 2B views (SimCLR, Chen et al. 2020, eq. 1); scalar."""
+    return F.cross_entropy(*_likeness(first_BD, second_BD, temperature))
+
+
+def nt_xent_of_each(first_BD: Tensor, second_BD: Tensor, temperature: float) -> Tensor:
+    """Each image's share of `nt_xent`, whose mean it is: the mean over its two views, (B,)."""
+    losses = F.cross_entropy(*_likeness(first_BD, second_BD, temperature), reduction="none")
+    return losses.view(2, -1).mean(0)
+
+
+def _likeness(first_BD: Tensor, second_BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """How much each of 2B views resembles every other one (2B, 2B), and which of them is its partner (2B,)."""
     z = F.normalize(torch.cat([first_BD, second_BD]).float(), dim=1)
     num = len(first_BD)
     similarity = (z @ z.T) / temperature
     # a view is not its own positive (eq. 1 leaves k = i out of the sum)
     similarity.fill_diagonal_(float("-inf"))
     index = torch.arange(num, device=z.device)
-    return F.cross_entropy(similarity, torch.cat([index + num, index]))
+    return similarity, torch.cat([index + num, index])
 
 
 def masked_mse(prediction_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor) -> Tensor:
