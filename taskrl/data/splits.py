@@ -26,9 +26,10 @@ MIN_ROLE_SIZE = 4
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Images that encoders are trained on; no labels."""
+    """Images that encoders are trained on; no labels. groups: (N,) of images that belong together, or None."""
 
     inputs: Inputs
+    groups: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
     probe, validation = _part(train, roles[1]), dataset.validation or _part(train, roles[2])
     return Splits(
         name=dataset.name,
-        pretraining=Pretraining(Subset(train.inputs, roles[0])),
+        pretraining=Pretraining(Subset(train.inputs, roles[0]), _part(train, roles[0]).groups),
         probe=Probe(probe.inputs, probe.labels, probe.groups),
         fitting=fitting,
         validation=Validation(validation.inputs, validation.labels),
