@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from agents.baselines import FixedPolicy, RandomPolicy
+from agents.baselines import RandomPolicy
 from agents.keeping import BEST, LAST, Keeper, beside
 from agents.policy import load_policy
 from agents.rollout import Trace, run_episode
+from agents.schedule import SchedulePolicy, load_schedule
 from envs.factory import make_env
 from envs.reference import reference_curve
 from taskrl.assemble import Assembled, task_space
@@ -35,14 +36,15 @@ UNTRAINED = "untrained"
 SUPERVISED = "supervised"
 HARD_VIEWS = "hard-views"
 FIXED = "fixed:"
+YAML = ".yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
     """A row of the table.
 
-    source: "reference", "random", "fixed:RECIPE", "hard-views", "untrained", "supervised" or the folder of a saved
-    policy.
+    source: "reference", "random", "fixed:RECIPE", "hard-views", "untrained", "supervised", the folder of a saved
+    policy or a schedule's file (it ends in .yaml).
     """
 
     name: str
@@ -91,8 +93,11 @@ def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, s
         if generator.source == HARD_VIEWS:
             _check_contrastive(space)
         if generator.source in (SUPERVISED, HARD_VIEWS):
-            return FixedPolicy(space, space.reference), "box"
-        return FixedPolicy(space, space.recipe(generator.source.removeprefix(FIXED))), "box"
+            return SchedulePolicy(space, [space.reference]), "box"
+        return SchedulePolicy(space, [space.recipe(generator.source.removeprefix(FIXED))]), "box"
+    if generator.source.endswith(YAML):
+        space = spaces("box")
+        return SchedulePolicy(space, load_schedule(Path(generator.source), space)), "box"
     policy = load_policy(Path(generator.source), spaces, seed=seed)
     return policy, policy.space.codec
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.final import FinalJob, Generator, check_generator, generator_named, train_final
+from agents.final import YAML, FinalJob, Generator, check_generator, generator_named, train_final
 from agents.forecast import cost_notes
 from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
@@ -19,7 +19,9 @@ from taskrl.tracking import open_tracker
 
 
 def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporter) -> RunFolder:
-    """Train one encoder into the new folder `out`. policy: a run folder, or "reference", "random", "fixed:RECIPE"."""
+    """Train one encoder into the new folder `out`. policy: a run folder, a schedule's file, or "reference",
+    "random", "fixed:RECIPE".
+    """
     refuse_existing(out)
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
@@ -98,10 +100,13 @@ def find_generator(policy: str) -> Generator:
     """The generator for --policy. Raises ConfigError or RunFolderError."""
     if policy in ("reference", "random") or policy.startswith("fixed:"):
         return generator_named(policy)
-    folder = Path(policy)
-    for candidate in (folder / "policy", folder):
+    path = Path(policy)
+    if policy.endswith(YAML):
+        return Generator(name="schedule", source=str(path.absolute()))
+    for candidate in (path / "policy", path):
         if (candidate / CARD).is_file():
             return Generator(name="learned", source=str(candidate.absolute()))
     raise RunFolderError(
-        f"No task policy at {policy!r}; give a run folder that has policy/, or reference, random, fixed:RECIPE."
+        f"No task policy at {policy!r}; give a run folder that has policy/, a schedule (schedule.yaml), or reference, "
+        "random, fixed:RECIPE."
     )

@@ -194,7 +194,7 @@ def load_config(
 
     Raises ConfigError naming every bad key.
     """
-    values = _read_yaml(path) if path else {}
+    values = read_yaml(path) if path else {}
     for text in overrides or []:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -256,22 +256,23 @@ for _class in (_UniqueKeyLoader, _Dumper):
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "Config file") -> dict[str, Any]:
+    """The mapping in a plain YAML file. Raises ConfigError, naming it as `what`, when it is none or too large."""
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"Config file {path} cannot be read ({error.strerror}); check the path.") from None
+        raise ConfigError(f"{what} {path} cannot be read ({error.strerror}); check the path.") from None
     if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"Config file {path} has {len(data)} bytes; a config has at most {MAX_CONFIG_BYTES}.")
+        raise ConfigError(f"{what} {path} has {len(data)} bytes; it has at most {MAX_CONFIG_BYTES}.")
     try:
         values = yaml.load(data.decode(), Loader=_UniqueKeyLoader)
     except YAML_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"Config file {path} is not plain YAML ({reason}); write keys and values only.") from None
+        raise ConfigError(f"{what} {path} is not plain YAML ({reason}); write keys and values only.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"Config file {path} holds a {type(values).__name__}; expected keys such as 'agent:'.")
+        raise ConfigError(f"{what} {path} holds a {type(values).__name__}; expected keys and values.")
     return values
 
 
