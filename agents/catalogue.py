@@ -88,13 +88,23 @@ def policy_settings(agent: AgentConfig, kind: AgentKind) -> dict[str, Any]:
     return {"net_arch": list(agent.hidden)}
 
 
+def _rollout(agent: AgentConfig, decisions: int) -> int:
+    """Decisions between two updates: a group of whole episodes, or one decision's branches.
+
+    SB3 scales advantages by their spread within a minibatch. Rewards spread ten times less at the last decision than at
+    the first, so that of branches scaled together the later ones would go unheard (ADR 0019).
+    """
+    return 1 if agent.group == "branches" else decisions
+
+
 def _ppo(agent: AgentConfig, decisions: int) -> dict[str, Any]:
-    """One rollout is one group of episodes, one minibatch is the whole rollout."""
+    """One minibatch is the whole rollout. Branches have a rollout at every decision, and fewer epochs for each."""
+    num_steps = _rollout(agent, decisions)
     return {
         "learning_rate": agent.learning_rate or 2e-2,
-        "n_steps": decisions,
-        "batch_size": decisions * agent.group_size,
-        "n_epochs": 20,
+        "n_steps": num_steps,
+        "batch_size": num_steps * agent.group_size,
+        "n_epochs": 5 if agent.group == "branches" else 20,
         "gamma": 1.0,
         "gae_lambda": 1.0,
         "clip_range": 0.3,
@@ -105,7 +115,7 @@ def _ppo(agent: AgentConfig, decisions: int) -> dict[str, Any]:
 def _a2c(agent: AgentConfig, decisions: int) -> dict[str, Any]:
     return {
         "learning_rate": agent.learning_rate or 2e-2,
-        "n_steps": decisions,
+        "n_steps": _rollout(agent, decisions),
         "gamma": 1.0,
         "gae_lambda": 0.95,
         "normalize_advantage": True,

@@ -122,7 +122,8 @@ class SB3MetaOptimizer:
         )
         strength = self.agent.prior_strength
         linear = self.kind.policy == "MlpPolicy" and not self.agent.hidden
-        persistence = self.agent.persistence if linear else 0.0
+        # branches compare actions: that most of them repeat the last one would leave little to compare
+        persistence = self.agent.persistence if linear and self.agent.group == "episodes" else 0.0
         centre(model.policy, self.kind.family, space, strength=strength, persistence=persistence)
         return model
 

@@ -149,6 +149,21 @@ def test_every_agent_learns_on_branches_and_looks_one_decision_ahead(name: str) 
     assert found.optimizer.spent == sum(spent, Compute())
 
 
+def test_a_branch_is_not_drawn_to_what_was_played_last() -> None:
+    """Episodes explore steadily; branches are there to differ."""
+    drawn = {}
+    for group in ("episodes", "branches"):
+        prior = search("ppo", agent__group=group, agent__episodes=2).prior
+        before = np.zeros(prior.policy.observation_space.shape or (), dtype=np.float32)
+        after = before.copy()
+        sizes = {part.name: len(part.levels) for part in prior.space.parts}
+        first_of_mirror = sum(list(sizes.values())[: list(sizes).index("mirror")])
+        after[len(after) - sum(sizes.values()) + first_of_mirror] = 1.0  # last/mirror/0: these entries come last
+        drawn[group] = [float(prior.probabilities(shown)["mirror"][0]) for shown in (before, after)]
+    assert drawn["episodes"][1] > drawn["episodes"][0] + 0.3
+    assert drawn["branches"][1] == pytest.approx(drawn["branches"][0], abs=0.05)
+
+
 def test_an_interrupted_search_on_branches_continues_to_the_same_policy(tmp_path: Path) -> None:
     whole = search("ppo", agent__group="branches")
     first = search("ppo", tmp_path, stop_after=9, agent__group="branches")
