@@ -13,6 +13,8 @@ import typer
 from agents.doctor import findings, pair_problem
 from agents.options import (
     AgentName,
+    Cells,
+    CompareOut,
     ConfigFile,
     Data,
     DataRoot,
@@ -29,6 +31,7 @@ from agents.options import (
     ImageSize,
     LabelsPerClass,
     Limit,
+    Methods,
     NoLabels,
     Objectives,
     Out,
@@ -36,6 +39,7 @@ from agents.options import (
     Seed,
     Set,
     Stop,
+    TimeBudget,
     TrackingUri,
     Workers,
     build_config,
@@ -121,7 +125,8 @@ def train(
 def pretrain(
     out: Out,
     policy: Annotated[
-        str, typer.Option(help="A run folder, or reference, random, fixed:RECIPE (e.g. fixed:no-mirror).")
+        str,
+        typer.Option(help="A run folder, a schedule.yaml, or reference, random, fixed:RECIPE (e.g. fixed:no-mirror)."),
     ],
     data: Data = None,
     config: ConfigFile = None,
@@ -152,10 +157,52 @@ def pretrain(
 
 @app.command()
 @friendly
+def compare(
+    out: CompareOut,
+    data: Data = None,
+    methods: Methods = None,
+    budget: TimeBudget = None,
+    cells: Cells = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    agent: AgentName = None,
+    episodes: Episodes = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    envs: Envs = None,
+    final: Final = False,
+    objectives: Objectives = None,
+    forbid: Forbid = None,
+    limit: Limit = None,
+    encoder: Encoder = None,
+    image_size: ImageSize = None,
+    groups: Groups = None,
+    no_labels: NoLabels = False,
+    labels_per_class: LabelsPerClass = None,
+    probe: Probe = None,
+    goal: Goal = None,
+    device: Device = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Learners, plain searches and fixed recipes on the same paired seeds, with what each of them cost."""
+    from agents.compare.comparison import compare as run_comparison
+    from agents.compare.methods import split_names
+
+    options = dict(locals())
+    options["methods"] = None if methods is None else split_names(methods)
+    run_comparison(build_config(options), out, Reporter(), budget=budget, cells=cells)
+
+
+@app.command()
+@friendly
 def resume(run: Annotated[Path, typer.Argument(help="The folder of an interrupted run.")]) -> None:
     """Go on with an interrupted run, from its last finished episodes."""
+    from agents.compare.folder import refuse_comparison
     from agents.training import resume as resume_training
 
+    refuse_comparison(run)
     resume_training(run, Reporter())
 
 
@@ -207,11 +254,14 @@ def quality(
 
 @app.command()
 @friendly
-def inspect(run: Annotated[Path, typer.Argument(help="A finished run folder.")]) -> None:
-    """Show what a run found: the table, what the policy chooses, and the report."""
+def inspect(run: Annotated[Path, typer.Argument(help="A finished run folder, or a comparison's.")]) -> None:
+    """Show what a run or a comparison found: the table, what the policy chooses, and the report."""
+    from agents.compare.folder import is_comparison
+    from agents.compare.outcome import inspect_comparison
     from agents.inspect_policy import inspect_run
 
-    inspect_run(run, Reporter())
+    show = inspect_comparison if is_comparison(run) else inspect_run
+    show(run, Reporter())
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What a command will cost, before it starts."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from taskrl.assemble import Assembled
 from taskrl.config import EpisodeConfig
@@ -8,20 +9,51 @@ from taskrl.report_figures import duration
 from taskrl.tuning import images_per_second, seconds_to_measure, workers_at_once
 
 
-def cost_notes(assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]]) -> list[str]:
-    """A sentence for each (what, number of episodes, their length): FLOPs and seconds of training and measuring, from
-    speeds measured on this machine. At least: workers slow each other down a little, and agents learn in between.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of training and measuring. seconds: at least; workers slow each other down a little."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(flops=self.flops + other.flops, seconds=self.seconds + other.seconds)
+
+    def __str__(self) -> str:
+        return f"about {self.flops / 1e12:.1f} TFLOP, at least {duration(self.seconds)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Of one step of the reference recipe and of one measuring, as measured on this machine."""
+
+    step: Cost
+    measuring: Cost
+
+    def of(self, num_episodes: int, episode: EpisodeConfig) -> Cost:
+        """What so many episodes cost."""
+        num_steps = num_episodes * episode.decisions * episode.steps_per_decision
+        num_measurings = num_episodes * (episode.decisions + 1)
+        return Cost(
+            flops=num_steps * self.step.flops + num_measurings * self.measuring.flops,
+            seconds=num_steps * self.step.seconds + num_measurings * self.measuring.seconds,
+        )
+
+
+def rates(assembled: Assembled) -> Rates:
+    """Measured once on a machine and remembered."""
     config, problem = assembled.config, assembled.problem
     shape = assembled.splits.pretraining.inputs.sample_shape
     _, _, measuring = problem.measure(problem.make_predictor(0))
     step_s = config.predictor.batch_size / images_per_second(config, lambda _: problem, shape)
     measuring_s = seconds_to_measure(config, problem, shape) / workers_at_once(config)
-    notes = []
-    for what, num_episodes, episode in plans:
-        num_steps = num_episodes * episode.decisions * episode.steps_per_decision
-        num_measurings = num_episodes * (episode.decisions + 1)
-        flops = num_steps * problem.reference_step_flops + num_measurings * measuring.flops
-        seconds = num_steps * step_s + num_measurings * measuring_s
-        notes.append(f"{what}: {num_episodes} episodes, about {flops / 1e12:.1f} TFLOP, at least {duration(seconds)}.")
-    return notes
+    return Rates(
+        step=Cost(flops=problem.reference_step_flops, seconds=step_s),
+        measuring=Cost(flops=measuring.flops, seconds=measuring_s),
+    )
+
+
+def cost_notes(assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]]) -> list[str]:
+    """A sentence for each (what, number of episodes, their length); agents learn in between."""
+    measured = rates(assembled)
+    return [f"{what}: {num} episodes, {measured.of(num, episode)}." for what, num, episode in plans]

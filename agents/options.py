@@ -43,6 +43,15 @@ Stop = Annotated[
 Goal = Annotated[str | None, typer.Option(help="What the encoder is for: frozen, finetune or dense.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where known data sets lie.")]
 Download = Annotated[bool, typer.Option("--download", help="Allow downloading a known data set.")]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(help="Comma-separated (docs/compare.md); default: all. reference and the floors are always there."),
+]
+TimeBudget = Annotated[
+    str | None, typer.Option("--budget", help="Refuse to start when the forecast is longer: minutes, or e.g. 2h.")
+]
+Cells = Annotated[Path | None, typer.Option(help="Folder of finished cells, to share between comparisons.")]
+CompareOut = Annotated[Path, typer.Option(help="Folder of the comparison; given again, it goes on.")]
 TrackingUri = Annotated[str | None, typer.Option(help='MLflow tracking URI; "none" turns MLflow off.')]
 
 KEYS = {
@@ -68,6 +77,7 @@ KEYS = {
     "data_root": "data.root",
     "download": "data.download",
     "tracking_uri": "tracking.uri",
+    "methods": "compare.methods",
 }
 
 

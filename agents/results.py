@@ -69,7 +69,7 @@ def finish(
     config = assembled.config
     rows = [final.row for final in finals]
     split = "test" if config.final.test else "validation"
-    episodes = [] if search is None else _search_curve(run)
+    episodes = [] if search is None else search_curve(run)
     validity = None
     if search is not None:
         validity = validity_record(episodes, rows, group_size=config.agent.group_size, split=split)
@@ -133,7 +133,7 @@ def _doubts(noise: Mapping[str, Any] | None, validity: Mapping[str, Any] | None)
     return [record["warning"] for record in (noise, validity) if record and record["warning"]]
 
 
-def _search_curve(run: RunFolder) -> list[dict[str, Any]]:
+def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     """Final quality and return of every search episode, from metrics.jsonl (the last line of an episode counts)."""
     episodes: dict[int, dict[str, Any]] = {}
     with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:

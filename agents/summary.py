@@ -136,8 +136,8 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
             _cell(entry["knn"], 1),
             _cell(entry["quality"], 3),
             "" if gap is None else f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}]",
-            _flops(entry["train_flops"]),
-            _flops(entry["search_flops"]),
+            flops_text(entry["train_flops"]),
+            flops_text(entry["search_flops"]),
             f"{entry['wall_seconds']:.0f}" if entry["wall_seconds"] else "",
         )
     return table
@@ -179,7 +179,8 @@ def _cell(interval: Mapping[str, Any] | None, digits: int) -> str:
     return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
 
 
-def _flops(value: float) -> str:
+def flops_text(value: float) -> str:
+    """E.g. "0.42 TF"; empty for nothing."""
     if not value:
         return ""
     return f"{value / 1e12:.2f} TF" if value >= 1e11 else f"{value / 1e9:.1f} GF"

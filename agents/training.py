@@ -71,7 +71,7 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     _say_data(assembled, reporter)
     assembled, preparation = settle(assembled, reporter)
     run = RunFolder.create(out, assembled.config)
-    write_result(_preparation_file(run), preparation.to_json())
+    write_result(preparation_file(run), preparation.to_json())
     return _carry_on(run, dataset, assembled, reporter)
 
 
@@ -91,20 +91,20 @@ def _say_data(assembled: Assembled, reporter: Reporter) -> None:
         reporter.say(note)
 
 
-def _preparation_file(run: RunFolder) -> Path:
+def preparation_file(run: RunFolder) -> Path:
     return run.checkpoints / "preparation.json"
 
 
 def _preparation(run: RunFolder) -> Preparation:
     """What was measured when the run began; nothing for a run of an earlier version."""
-    file = _preparation_file(run)
+    file = preparation_file(run)
     return Preparation.from_json(read_json(file)) if file.is_file() else NOTHING
 
 
 def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> RunFolder:
     with open_session(run, dataset, assembled, reporter) as session:
         _announce(session)
-        spent = _search(session)
+        spent = search(session)
         finals = _finals(session, spent)
         pixels = _pixels(session) if finals else None
         _keep_best_encoder(run, [final for final in finals if final.row["generator"] == LEARNED])
@@ -188,7 +188,7 @@ def data_notes(assembled: Assembled) -> list[str]:
     return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *(f"Note: {note}." for note in splits.notes)]
 
 
-def _search(session: Session) -> dict[str, float]:
+def search(session: Session) -> dict[str, float]:
     """Learn the policy (or find it finished) and save it; what the search cost."""
     run, config = session.run, session.config
     record = run.checkpoints / "search.json"

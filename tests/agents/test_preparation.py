@@ -181,7 +181,7 @@ def test_resume_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.Monke
     out = tmp_path / "run"
     config = tiny_config(reward__noise_test="warn", final__seeds=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agents.training, "_search", interrupt)
+        patch.setattr(agents.training, "search", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config, out, quiet())
     before = (out / "config.yaml").read_bytes(), (out / "checkpoints" / "preparation.json").read_bytes()

@@ -1,0 +1,162 @@
+"""Cells: what was found or measured once, kept under a hash of everything that decides it, and never done again."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from taskrl.assemble import Assembled
+from taskrl.config import ExperimentConfig
+from taskrl.errors import RunFolderError
+from taskrl.folders import fingerprint, new_folder, read_json, write_atomically
+from taskrl.types import Inputs
+
+CELL_VERSION = 1
+CELL_FILE = "cell.json"
+NUM_LOOKED_AT = 64
+OF_DATA = {"source", "image_size", "groups", "use_labels", "split_seed"}
+OF_PROBE = {"probe", "goal", "labels_per_class", "num_folds", "panel_images"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """kind: "search", "final" or "pixels". decided_by: all that decides the content, as JSON."""
+
+    kind: str
+    decided_by: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The kind and the hash."""
+        return f"{self.kind}-{_digest(self.decided_by)[:16]}"
+
+
+@final
+class Store:
+    """A folder of cells. It may be shared: what two comparisons have in common is done once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def place(self, cell: Cell) -> Path:
+        """The file of a cell; the folder of a search."""
+        return self.folder / (cell.name if cell.kind == "search" else f"{cell.name}.json")
+
+    def has(self, cell: Cell) -> bool:
+        return self.place(cell).exists()
+
+    def read(self, cell: Cell) -> dict[str, Any]:
+        """The content. Raises RunFolderError naming a cell that is damaged."""
+        place = self.place(cell)
+        file = place / CELL_FILE if cell.kind == "search" else place
+        try:
+            record = read_json(file)
+        except RunFolderError:
+            raise _damaged(place, "it cannot be read") from None
+        if record.get("format_version") != CELL_VERSION:
+            raise _damaged(place, f"its format version is not {CELL_VERSION}")
+        content = record.get("content")
+        if not isinstance(content, dict) or record.get("sha256") != _digest([record.get("decided_by"), content]):
+            raise _damaged(place, "its content does not fit its SHA-256 sum")
+        if _digest(record["decided_by"]) != _digest(cell.decided_by):
+            raise _damaged(place, "it is another cell under this name")
+        for name, expected in content.get("files", {}).items():
+            path = place / name
+            if not path.is_file() or fingerprint(path) != expected:
+                raise _damaged(place, f"{name} is missing or differs")
+        return content
+
+    def write(self, cell: Cell, content: Mapping[str, Any]) -> None:
+        """Keep a cell that is one file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.place(cell), _text(cell, content))
+
+    def write_search(self, cell: Cell, content: Mapping[str, Any], source: Path) -> None:
+        """Keep a search: its content, and what it found: the folder `source` (a policy) or the file. Where another
+        comparison on the same store was faster, its cell stays.
+        """
+        if self.has(cell):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        paths = sorted(source.iterdir()) if source.is_dir() else [source]
+        with new_folder(self.place(cell)) as draft:
+            target = draft / source.name if source.is_dir() else draft
+            target.mkdir(exist_ok=True)
+            for path in paths:
+                (target / path.name).write_bytes(path.read_bytes())
+            files = {str((target / path.name).relative_to(draft)): fingerprint(path) for path in paths}
+            (draft / CELL_FILE).write_text(_text(cell, {**content, "files": files}), encoding="utf-8")
+
+
+def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
+    """What decides any encoder and how it is measured. data: `data_fingerprint`."""
+    return {
+        "data": config.data.model_dump(include=OF_DATA),
+        "images": data,
+        "tasks": config.tasks.model_dump(),
+        "predictor": config.predictor.model_dump(exclude={"compile"}),
+        "probe": config.reward.model_dump(include=OF_PROBE),
+        "seed": config.seed,
+    }
+
+
+def search_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
+    """What decides a search by an agent. Batched predictors round differently."""
+    return {
+        **encoder_settings(config, data),
+        "reward": config.reward.model_dump(),
+        "episode": config.episode.model_dump(),
+        "agent": config.agent.model_dump(),
+        "batched": config.envs == "batched",
+    }
+
+
+def data_fingerprint(assembled: Assembled) -> str:
+    """SHA-256 over sizes, labels and some images of every role but the test images."""
+    digest = hashlib.sha256()
+    splits = assembled.splits
+    for inputs, labels in (
+        (splits.pretraining.inputs, splits.fitting.labels if splits.fitting else None),
+        (splits.probe.inputs, splits.probe.labels),
+        (splits.validation.inputs, splits.validation.labels),
+    ):
+        digest.update(str((len(inputs), inputs.sample_shape)).encode())
+        digest.update(_some(inputs).numpy().tobytes())
+        if labels is not None:
+            digest.update(labels.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _some(inputs: Inputs) -> torch.Tensor:
+    """Images all over the set."""
+    return inputs.take(torch.arange(0, len(inputs), max(1, len(inputs) // NUM_LOOKED_AT)))
+
+
+def _text(cell: Cell, content: Mapping[str, Any]) -> str:
+    decided_by, kept = _plain(cell.decided_by), _plain(content)
+    record = {"format_version": CELL_VERSION, "decided_by": decided_by, "content": kept}
+    return json.dumps({**record, "sha256": _digest([decided_by, kept])}, indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back; what is no number becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _damaged(place: Path, why: str) -> RunFolderError:
+    return RunFolderError(
+        f"The cell {str(place)!r} is damaged ({why}); remove it, and the same command measures it again."
+    )

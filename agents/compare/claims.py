@@ -1,0 +1,264 @@
+"""What a comparison is asked: the claims with their bars, the break-even length, and which encoder to carry away."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agents.compare.methods import REFERENCE_TOTAL
+from agents.compare.table import (
+    ACCURACY,
+    Row,
+    difference,
+    measured_by,
+    pairs,
+    rows_of,
+    validated_by,
+)
+from agents.summary import LEARNED, REFERENCE
+from taskrl.evaluation.statistics import Interval, hierarchical_ratio
+
+BENCH = "cluttered-digits"
+FEWEST_SEEDS = 10
+PASSED, FAILED, OPEN, REPORTED = "passed", "failed", "not measured", "reported"
+ABOVE, NOT_WORSE, NO_GAIN, CUT, REPORT = "above", "not worse", "no gain", "error cut", "report"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """kind above: the interval lies above 0 and the mean reaches `points`. not worse: the interval reaches up to
+    -points. no gain: the interval does not lie above 0. error cut: as above, in percent of the other's error.
+    """
+
+    kind: str
+    points: float = 0.0
+
+    def text(self) -> str:
+        if self.kind == ABOVE:
+            return f"> 0 and >= {self.points:+.1f}" if self.points else "> 0"
+        if self.kind == NOT_WORSE:
+            return f"not worse by {self.points:.1f}" if self.points else "not worse"
+        return {NO_GAIN: "no gain", CUT: f"error cut by >= {self.points:.0f} %", REPORT: "reported"}[self.kind]
+
+    def holds(self, gap: Interval) -> bool:
+        if self.kind == NOT_WORSE:
+            return gap.high >= -self.points
+        if self.kind == NO_GAIN:
+            return not gap.above_zero
+        return gap.above_zero and gap.mean >= self.points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """ours against the best of theirs, at equal `compute` ("training" or "total"). bench: the bar on cluttered digits;
+    elsewhere: on other data. goal: a higher one, only reported.
+    """
+
+    name: str
+    ours: str
+    theirs: tuple[str, ...]
+    compute: str
+    bench: Bar
+    elsewhere: Bar
+    goal: Bar | None = None
+
+
+CLAIMS = (
+    Claim(
+        name="pays",
+        ours=LEARNED,
+        theirs=(REFERENCE_TOTAL,),
+        compute="total",
+        bench=Bar(NOT_WORSE),
+        elsewhere=Bar(NOT_WORSE),
+        goal=Bar(ABOVE),
+    ),
+    Claim(
+        name="beats one fixed recipe",
+        ours=LEARNED,
+        theirs=("constant", "one-knob"),
+        compute="training",
+        bench=Bar(NOT_WORSE, 0.5),
+        elsewhere=Bar(ABOVE),
+        goal=Bar(ABOVE, 0.5),
+    ),
+    Claim(
+        name="beats the reference",
+        ours=LEARNED,
+        theirs=(REFERENCE,),
+        compute="training",
+        bench=Bar(CUT, 30.0),
+        elsewhere=Bar(ABOVE, 2.0),
+    ),
+    Claim(
+        name="beats the untrained policy",
+        ours=LEARNED,
+        theirs=("prior", "prior-argmax"),
+        compute="training",
+        bench=Bar(ABOVE, 1.0),
+        elsewhere=Bar(ABOVE),
+    ),
+    Claim(
+        name="beats a plain search",
+        ours=LEARNED,
+        theirs=("static", "random-search", "bandit"),
+        compute="total",
+        bench=Bar(ABOVE, 0.3),
+        elsewhere=Bar(NOT_WORSE),
+    ),
+    Claim(
+        name="rewards mean something",
+        ours=LEARNED,
+        theirs=("shuffled",),
+        compute="total",
+        bench=Bar(ABOVE),
+        elsewhere=Bar(ABOVE),
+    ),
+    Claim(
+        name="shuffled rewards teach nothing",
+        ours="shuffled",
+        theirs=("prior",),
+        compute="training",
+        bench=Bar(NO_GAIN),
+        elsewhere=Bar(NO_GAIN),
+    ),
+    Claim(
+        name="what the state is worth",
+        ours=LEARNED,
+        theirs=("no-state",),
+        compute="total",
+        bench=Bar(REPORT),
+        elsewhere=Bar(REPORT),
+    ),
+)
+
+
+def judge(rows: Sequence[Row], length: int, data: str) -> list[dict[str, Any]]:
+    """Every claim at one length: numbers against each opponent, the strictest one's, and passed, failed, not measured
+    or reported. Without labels the unit is quality, and bars in points are bars at 0.
+    """
+    return [_judged(claim, rows, length, claim.bench if data == BENCH else claim.elsewhere) for claim in CLAIMS]
+
+
+def break_even(rows: Sequence[Row], lengths: Sequence[int]) -> dict[str, Any]:
+    """The length of the final run from which on the learned policy, its search paid, reaches the reference that trains
+    for the whole sum: by linear interpolation over the logarithm of the measured lengths.
+    """
+    found = {length: _whole(rows, length) for length in sorted(set(lengths))}
+    known = [(length, gap.mean) for length, gap in found.items() if gap is not None]
+    if not known:
+        return {"length": None, "sentence": f"Break-even: not measured (it needs {LEARNED} and {REFERENCE_TOTAL})."}
+    gaps = {"gaps": {str(length): gap for length, gap in known}}
+    behind = [index for index, (_, gap) in enumerate(known) if gap < 0]
+    if not behind:
+        sentence = f"Break-even: at the shortest final run measured ({known[0][0]}x) or before."
+        return {**gaps, "length": known[0][0], "sentence": sentence}
+    if behind[-1] == len(known) - 1:
+        return {**gaps, "length": None, "sentence": f"Break-even: not up to final runs of {known[-1][0]}x."}
+    (below, low), (above, high) = known[behind[-1]], known[behind[-1] + 1]
+    length = math.exp(math.log(below) + (math.log(above) - math.log(below)) * -low / (high - low))
+    sentence = f"Break-even: at final runs of about {length:.1f}x (between {below}x and {above}x)."
+    return {**gaps, "length": round(length, 3), "sentence": sentence}
+
+
+def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
+    """The method whose encoder is carried away, decided on validation images (quality without labels), and why."""
+    if not rows_of(rows, LEARNED, length):
+        return None, "No learned policy was compared: no verdict, and no encoder is exported."
+    column = validated_by(rows)
+    labelled = column != "quality"
+    digits, unit = (1, "points of linear accuracy on validation images") if labelled else (3, "of quality (no labels)")
+    gap = difference(rows, LEARNED, REFERENCE, length, by=column)
+    if gap is None:
+        return REFERENCE, "The learned policy has no measured quality; the reference's encoder is exported."
+    num = sum(len(group) for group in pairs(rows, LEARNED, REFERENCE, length))
+    text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {unit}, {num} pairs"
+    if num == 1:
+        return REFERENCE, f"One pair decides nothing ({text}); the reference's encoder is exported."
+    if gap.low > 0:
+        said = "The learned policy beats the reference recipe at equal training compute"
+        return LEARNED, f"{said}: {text}. Its encoder is exported."
+    relation = "is worse than" if gap.high < 0 else "is not shown to differ from"
+    said = f"The learned policy {relation} the reference recipe"
+    return REFERENCE, f"{said}: {text}. The reference's encoder is exported."
+
+
+def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[str, Any]:
+    labelled = measured_by(rows) == ACCURACY
+    bars = bar, claim.goal
+    if not labelled:  # points of accuracy say nothing about quality
+        bars = _without_points(bar), _without_points(claim.goal) if claim.goal else None
+    bar, goal = bars[0], bars[1]
+    gaps = {name: _gap(bar, rows, claim.ours, name, length) for name in claim.theirs}
+    known = {name: gap for name, gap in gaps.items() if gap is not None}
+    entry: dict[str, Any] = {
+        "claim": claim.name,
+        "ours": claim.ours,
+        "length": length,
+        "compute": claim.compute,
+        "bar": bar.text(),
+        "unit": ("% of the error" if bar.kind == CUT else "points") if labelled else "quality",
+        "against": {name: {**vars(gap), "compute": _compute(rows, claim, name, length)} for name, gap in known.items()},
+        "without": [name for name in (claim.ours, *claim.theirs) if not rows_of(rows, name, length)],
+    }
+    if not known:
+        return {**entry, "strictest": None, "status": OPEN, "goal": None}
+    strictest = min(known, key=lambda name: known[name].mean)
+    if bar.kind == NO_GAIN:
+        strictest = max(known, key=lambda name: known[name].mean)
+    gap = known[strictest]
+    num = sum(len(group) for group in pairs(rows, claim.ours, strictest, length))
+    status = PASSED if bar.holds(gap) else FAILED
+    if bar.kind == REPORT:
+        status = REPORTED
+    elif num == 1 or (labelled and bar.kind != CUT and abs(gap.mean) < 1 and num < FEWEST_SEEDS):
+        status = f"{OPEN} ({num} paired seeds decide nothing this small)"
+    reached = None if goal is None or status.startswith(OPEN) else goal.holds(gap)
+    return {**entry, "strictest": strictest, "status": status, "goal": reached}
+
+
+def _gap(bar: Bar, rows: Sequence[Row], ours: str, theirs: str, length: int) -> Interval | None:
+    if bar.kind != CUT:
+        return difference(rows, ours, theirs, length)
+    found = pairs(rows, ours, theirs, length)
+    if not found:
+        return None
+    gained = [[100 * (a[ACCURACY] - b[ACCURACY]) for a, b in group] for group in found]
+    return hierarchical_ratio(gained, [[100 - b[ACCURACY] for _, b in group] for group in found])
+
+
+def _compute(rows: Sequence[Row], claim: Claim, theirs: str, length: int) -> float:
+    """How many times theirs our compute is, a row: of training, or in total."""
+    columns = ("train_flops", "search_flops") if claim.compute == "total" else ("train_flops",)
+    ours, others = (
+        _mean([sum(row[column] for column in columns) for row in rows_of(rows, name, length)])
+        for name in (claim.ours, theirs)
+    )
+    return round(ours / others, 3)
+
+
+def _without_points(bar: Bar) -> Bar:
+    return Bar(ABOVE if bar.kind == CUT else bar.kind)
+
+
+def _whole(rows: Sequence[Row], length: int) -> Interval | None:
+    return difference(rows, LEARNED, REFERENCE_TOTAL, length)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def claim_sentence(entry: Mapping[str, Any]) -> str:
+    """One line for the terminal."""
+    head = f"{entry['claim']} ({entry['ours']}, {entry['length']}x, equal {entry['compute']} compute; {entry['bar']})"
+    if entry["strictest"] is None:
+        return f"{head}: {OPEN} without {', '.join(entry['without'])}."
+    digits = 3 if entry["unit"] == "quality" else 1
+    gaps = ", ".join(
+        f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}] vs {name}"
+        for name, gap in entry["against"].items()
+    )
+    goal = "" if entry["goal"] is None else f"; goal {'reached' if entry['goal'] else 'not reached'}"
+    missing = f"; without {', '.join(entry['without'])}" if entry["without"] else ""
+    return f"{head}: {gaps} {entry['unit']}: {entry['status']}{goal}{missing}."

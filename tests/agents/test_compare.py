@@ -1,0 +1,359 @@
+"""Promises of `taskrl compare`: paired seeds, everything charged, nothing run twice, nothing lost."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agents.compare.comparison
+import agents.compare.methods
+import agents.training
+from agents.compare.cells import Store
+from agents.compare.comparison import compare
+from agents.compare.cost import budget_seconds
+from agents.compare.methods import catalogue, split_names
+from agents.compare.plan import Plan
+from taskrl import mlflow_store
+from taskrl.config import load_config
+from taskrl.errors import ConfigError, RunFolderError
+from taskrl.export import load_exported
+from taskrl.folders import read_json
+from tests.agents.conftest import quiet
+from tests.agents.runs import snapshot, taskrl, tiny_options
+from tests.envs.tiny import tiny_config, tiny_problem
+from tests.taskrl.mlflow_runs import client_of, make_run_folder
+
+METHODS = ["learned", "learned-argmax", "reference-total", "random-search", "prior", "random"]
+OPTIONS: dict[str, Any] = {
+    "compare__methods": METHODS,
+    "compare__searches": 2,
+    "compare__finals": 2,
+    "agent__episodes": 2,
+    "reward__noise_test": "warn",
+}
+SECONDS = {"wall_seconds", "search_seconds"}
+
+
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished comparison; tests only read it."""
+    out = tmp_path_factory.mktemp("comparisons") / "finished"
+    compare(tiny_config(**OPTIONS), out, quiet())
+    return out
+
+
+def result_of(out: Path) -> dict[str, Any]:
+    return read_json(out / "result.json")
+
+
+def rows_of(out: Path, method: str | None = None) -> list[dict[str, Any]]:
+    """The rows without their seconds."""
+    rows = [row for row in result_of(out)["rows"] if method in (None, row["method"])]
+    return [{key: value for key, value in row.items() if key not in SECONDS} for row in rows]
+
+
+def stop_after(patch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
+    """Ctrl-C at the call number `calls` + 1 of owner.name."""
+    original: Callable[..., Any] = getattr(owner, name)
+    done: list[None] = []
+
+    def counting(*arguments: Any, **keywords: Any) -> Any:
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(None)
+        return original(*arguments, **keywords)
+
+    patch.setattr(owner, name, counting)
+
+
+def nothing_new(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a cell was made that was there already")
+
+    patch.setattr(Store, "write", refuse)
+    patch.setattr(Store, "write_search", refuse)
+
+
+def test_every_method_trains_on_the_same_paired_seeds(compared: Path) -> None:
+    rows = rows_of(compared)
+    methods = dict.fromkeys(row["method"] for row in rows)
+    assert list(methods) == [
+        *("learned", "learned-argmax", "reference", "reference-total", "random-search", "prior", "random"),
+        *("supervised", "untrained"),
+    ]
+    for method in methods:
+        assert [row["train_seed"] for row in rows if row["method"] == method] == [0, 1, 2, 3]
+    learned = [(row["number"], row["search_seed"]) for row in rows if row["method"] == "learned"]
+    assert learned == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    assert {row["number"] for row in rows if row["method"] in ("reference", "random", "prior")} == {None}
+
+
+def test_a_search_is_charged_with_all_that_it_cost(compared: Path) -> None:
+    cells = [read_json(path / "cell.json") for path in sorted((compared / "cells").glob("search-*"))]
+    searches = {cell["decided_by"]["seed"]: cell for cell in cells if cell["decided_by"]["kind"] == "agent"}
+    assert sorted(searches) == [0, 1]
+    for row in rows_of(compared, "learned") + rows_of(compared, "learned-argmax"):
+        cell = searches[row["search_seed"]]["content"]
+        assert (row["search_flops"], row["search_images"]) == (cell["flops"], cell["images"])
+        episodes = len(cell["episodes"]) + 2  # two of the reference
+        one = row["train_flops"]  # final encoders are as long here
+        assert cell["flops"] == pytest.approx(cell["noise"]["flops"] + episodes * one, rel=0.1)
+    for row in rows_of(compared, "random-search"):  # equal total compute, up to an episode
+        assert row["search_flops"] == pytest.approx(rows_of(compared, "learned")[0]["search_flops"], abs=1.5 * one)
+    for method in ("reference", "prior", "random", "untrained"):
+        assert {row["search_flops"] for row in rows_of(compared, method)} == {0}
+
+
+def test_the_reference_given_the_whole_sum_trains_for_it(compared: Path) -> None:
+    learned, reference = rows_of(compared, "learned"), rows_of(compared, "reference-total")
+    step = tiny_problem().problem.reference_step_flops
+    for ours, theirs in zip(learned, reference, strict=True):
+        assert theirs["search_flops"] == 0
+        total = ours["train_flops"] + ours["search_flops"]
+        # never less, and at most one step a decision more; measuring after two decisions costs the same
+        assert total - step <= theirs["train_flops"] <= total + 3 * step
+
+
+def test_a_comparison_ends_with_all_that_it_promises(compared: Path) -> None:
+    result = result_of(compared)
+    assert {entry["method"] for entry in result["table"]} >= {*METHODS, "pixels", "untrained", "supervised"}
+    assert [claim["claim"] for claim in result["claims"] if claim["strictest"]] == [
+        *("pays", "beats the reference", "beats the untrained policy", "beats a plain search")
+    ]
+    assert result["break_even"]["sentence"].startswith("Break-even")
+    assert (compared / "compare.png").stat().st_size > 10_000
+
+
+def test_the_encoder_that_was_best_on_validation_images_is_exported(compared: Path) -> None:
+    chosen = result_of(compared)["encoder"]
+    assert chosen["method"] in ("reference", "learned")
+    rows = rows_of(compared, chosen["method"])
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    assert chosen["train_seed"] == best["train_seed"]
+    load_exported(compared / "encoder")
+    # trained once more from its seed, it is the encoder that was scored
+    assert json.dumps(best["validation_accuracy"]) in (compared / "encoder" / "config.json").read_text()
+
+
+def test_the_same_command_again_runs_nothing(compared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rows = snapshot(compared / "cells"), rows_of(compared)
+    encoder = snapshot(compared / "encoder")
+    nothing_new(monkeypatch)
+    monkeypatch.setattr(agents.compare.comparison, "train_final", None)
+    said = io.StringIO()
+    compare(tiny_config(**OPTIONS), compared, quiet(said))
+    assert snapshot(compared / "cells") == before and rows_of(compared) == rows
+    assert snapshot(compared / "encoder") == encoder
+    assert "Searches: 0 of 5 to run" in said.getvalue() and "Final encoders: 0 of 36" in said.getvalue()
+
+
+def test_a_comparison_stopped_in_a_search_and_among_final_encoders_ends_with_the_same_rows(
+    compared: Path, tmp_path: Path
+) -> None:
+    out, config = tmp_path / "stopped", tiny_config(**OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, agents.training.SearchLog, "add", 6)  # in the second search
+        said = io.StringIO()
+        with pytest.raises(KeyboardInterrupt):
+            compare(config, out, quiet(said))
+    assert "same command again" in said.getvalue()
+    assert [path.name[:6] for path in (out / "cells").iterdir()] == ["search"]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, Store, "write", 5)
+        with pytest.raises(KeyboardInterrupt):
+            compare(config, out, quiet())
+    kept = snapshot(out / "cells")
+    compare(config, out, quiet())
+    assert rows_of(out) == rows_of(compared)
+    assert {path: content for path, content in snapshot(out / "cells").items() if path in kept} == kept
+    assert not [path for path in (out / "checkpoints").iterdir() if path.name.startswith("search-")]
+
+
+def test_cells_are_shared_between_comparisons(compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_new(monkeypatch)
+    options = OPTIONS | {
+        "compare__methods": ["random"],
+        "workers": 2,
+    }  # fewer methods, and more workers, change nothing
+    compare(tiny_config(**options), tmp_path / "second", quiet(), cells=compared / "cells")
+    assert rows_of(tmp_path / "second", "random") == rows_of(compared, "random")
+    assert result_of(tmp_path / "second")["encoder"] is None
+    assert not (tmp_path / "second" / "cells").exists()
+
+
+def test_what_two_methods_have_in_common_is_run_once() -> None:
+    config = tiny_config(compare__methods=["learned", "branches"], agent__group="branches")
+    assembled = tiny_problem(compare__methods=["learned", "branches"], agent__group="branches")
+    known = catalogue(config, 1)
+    plan = Plan(assembled, (known["learned"], known["branches"]), "data")
+    assert len(plan.searches) == config.compare.searches
+    cells = [plan.cell_of(final, 0).name for final in plan.finals]
+    assert len(cells) == 2 * len(set(cells))
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"workers": 2}, True),
+        ({"tracking__uri": "elsewhere"}, True),
+        ({"final__seeds": 9}, True),
+        ({"data__memory_limit_mb": 99}, True),
+        ({"agent__episodes": 6}, True),  # no search of the reference's
+        ({"seed": 1}, False),
+        ({"final__steps_per_decision": 3}, False),
+        ({"final__test": True}, False),
+        ({"predictor__width": 12}, False),
+        ({"tasks__forbid": ["mirror"]}, False),
+        ({"reward__labels_per_class": 20}, False),
+    ],
+)
+def test_a_cell_is_named_by_what_decides_it(changes: dict[str, Any], same: bool) -> None:
+    def name(**options: Any) -> str:
+        assembled = tiny_problem(**options)
+        plan = Plan(assembled, (catalogue(assembled.config, 1)["reference"],), "data")
+        return plan.cell_of(plan.finals[0], 0).name
+
+    assert (name(**changes) == name()) == same
+
+
+def test_longer_final_runs_are_multiples_of_the_final_run() -> None:
+    assembled = tiny_problem(compare__lengths=[1, 5])
+    known = catalogue(assembled.config, 1)
+    plan = Plan(assembled, (known["reference"], known["untrained"]), "data")
+    steps = {(final.method.name, final.length): plan.episode_of(final, 0).steps_per_decision for final in plan.finals}
+    assert steps == {("reference", 1): 2, ("reference", 5): 10, ("untrained", 1): 2}
+
+
+def test_a_damaged_cell_is_named_and_refused(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(compared, out)
+    victim = out / "cells" / f"{rows_of(out, 'random')[0]['cell']}.json"
+    for text in (victim.read_text().replace('"linear_accuracy": ', '"linear_accuracy": 1'), "{", "[]", ""):
+        victim.write_text(text)
+        with pytest.raises(RunFolderError, match=f"{victim.stem}.*remove it, and the same command"):
+            compare(tiny_config(**OPTIONS), out, quiet())
+
+
+def test_a_search_whose_policy_was_damaged_is_named_and_refused(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(compared, out)
+    weights = next((out / "cells").glob("*/policy/policy.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunFolderError, match=r"policy\.safetensors is missing or differs"):
+        compare(tiny_config(**OPTIONS), out, quiet())
+
+
+def test_a_comparison_is_recorded_with_a_run_for_each_method(
+    compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrated = (make_run_folder(tmp_path / "template") / "mlflow.db").read_bytes()
+    monkeypatch.setattr(mlflow_store, "_create_database", lambda database: database.write_bytes(migrated))
+    out = tmp_path / "recorded"
+    config = tiny_config(**(OPTIONS | {"tracking__uri": ""}))
+    for _ in range(2):  # given again, it goes on in the same run
+        compare(config, out, quiet(), cells=compared / "cells")
+    client = client_of(out)
+    (experiment,) = [each for each in client.search_experiments() if each.name == "taskrl"]
+    runs = client.search_runs([experiment.experiment_id])
+    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert len(runs) == len(children) + 1 and {*METHODS, "reference", "pixels"} <= {*children}
+    mean = next(entry for entry in result_of(out)["table"] if entry["method"] == "learned")["linear"]["mean"]
+    (value,) = [value for name, value in children["learned"].data.metrics.items() if name.endswith("linear/mean")]
+    assert value == pytest.approx(mean)
+
+
+def test_without_labels_the_verdict_is_about_quality(tmp_path: Path) -> None:
+    options = OPTIONS | {"compare__methods": ["learned"], "compare__finals": 1, "data__use_labels": False}
+    said = io.StringIO()
+    compare(tiny_config(**options, reward__panel_images=32), tmp_path / "unlabelled", quiet(said))
+    result = result_of(tmp_path / "unlabelled")
+    assert {row["method"] for row in result["rows"]} == {"learned", "reference", "untrained"}
+    assert {claim["unit"] for claim in result["claims"]} == {"quality"}
+    assert "no labels" in result["verdict"] and "quality, not about accuracy" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 5400), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1 d", 86400)]
+)
+def test_budgets_are_times(text: str, seconds: float) -> None:
+    assert budget_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3h", "0h", "2 weeks", "inf"])
+def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no time"):
+        budget_seconds(text)
+
+
+def test_names_of_methods_are_divided_at_commas_but_for_recipes() -> None:
+    given = ["learned, static", "fixed:no-mirror,rotation=0.3"]
+    assert split_names(given) == ["learned", "static", "fixed:no-mirror,rotation=0.3"]
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "unknown method": (["--methods", "lerned"], "Did you mean 'learned'"),
+    "no method": (["--methods", ","], "compare.methods"),
+    "a recipe among others": (["--methods", "random,fixed:no-mirror,rotation=0.3"], "a --methods of its own"),
+    "unknown part of a recipe": (["--methods", "fixed:no-mirrow"], "Did you mean 'no-mirror'"),
+    "a length of 0": (["--set", "compare.lengths=[0]"], "compare.lengths.0"),
+    "no length": (["--set", "compare.lengths=[]"], "compare.lengths"),
+    "no search": (["--set", "compare.searches=0"], "compare.searches"),
+    "labels that are not there": (["--methods", "supervised", "--no-labels"], "it needs labels"),
+    "an objective that is not there": (["--methods", "masked", "--objectives", "contrastive"], "does not have masked"),
+    "groups of one": (["--methods", "shuffled", "--set", "agent.group_size=1"], "agent.group_size of at least 2"),
+    "a budget that is no time": (["--budget", "soon"], "'soon' is no time"),
+    "a budget that is too small": (["--budget", "1s"], "more than --budget 1s"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_nothing_is_made(name: str, here: Path) -> None:
+    arguments, expected = BAD[name]
+    outcome = taskrl("compare", "--out", "out", *tiny_options(), *arguments)
+    assert outcome.exit_code == 2, outcome.output
+    assert expected in outcome.stderr and outcome.stderr.count("\n") == 1
+    assert not (here / "out").exists()
+
+
+def test_the_folder_of_something_else_is_refused(compared: Path, here: Path) -> None:
+    (here / "run").mkdir()
+    outcome = taskrl("compare", "--out", "run", *tiny_options())
+    assert outcome.exit_code == 2 and "exists already" in outcome.stderr
+    before = snapshot(compared)
+    outcome = taskrl("compare", "--out", compared, *tiny_options(predictor__width=12))
+    assert outcome.exit_code == 2 and "predictor.width is 8 there, 12 here" in outcome.stderr
+    assert snapshot(compared) == before
+
+
+def test_other_commands_know_a_comparison(compared: Path) -> None:
+    outcome = taskrl("resume", compared)
+    assert outcome.exit_code == 2 and "same taskrl compare command" in outcome.stderr
+    outcome = taskrl("inspect", compared)
+    assert outcome.exit_code == 0 and "reference-total" in outcome.output and "Break-even" in outcome.output
+    outcome = taskrl("export", compared)
+    assert outcome.exit_code == 0, outcome.output
+
+
+def test_the_constant_recipe_is_listed_where_the_package_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "constant.yaml"
+    monkeypatch.setattr(agents.compare.methods, "CONSTANT_FILE", file)
+    assert "constant" not in catalogue(load_config(), 1)
+    file.write_text("grey: no-mirror,rotation=0.3\ncolour: reference\n")
+    assert catalogue(load_config(), 1)["constant"].source == "fixed:no-mirror,rotation=0.3"
+    assert catalogue(load_config(), 3)["constant"].source == "fixed:reference"
+    for damage in ("grey: no-mirror\n", "- grey\n", "grey: [\n"):
+        file.write_text(damage)
+        with pytest.raises(ConfigError, match="no recipe for colour images"):
+            catalogue(load_config(), 3)
+
+
+def test_the_default_is_every_method_that_the_data_allow() -> None:
+    config = load_config()
+    assert config.compare.methods is None
+    assert {"learned", "reference", "prior", "pixels"} <= {*catalogue(config, 1)}

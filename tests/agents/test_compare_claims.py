@@ -1,0 +1,228 @@
+"""The judgement of a comparison on rows made by hand, whose differences are known."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from agents.compare.claims import break_even, choose, claim_sentence, judge
+from agents.compare.figure import draw
+from agents.compare.table import difference, notes_of, print_table, table_of
+from agents.compare.table import pairs as pairs_of
+from agents.progress import Reporter
+from taskrl.evaluation.statistics import bootstrap, hierarchical_bootstrap
+
+SEARCHES, FINALS = 5, 4
+NOISE = (0.3, -0.4, 0.1, 0.2, -0.2)
+
+
+def rows(
+    method: str, mean: float, *, searching: bool = False, length: int = 1, search_flops: int = 0, labels: bool = True
+) -> list[dict[str, Any]]:
+    """Encoders whose accuracies lie around `mean`: seeds differ alike for every method, searches by NOISE."""
+    found = []
+    for seed in range(SEARCHES * FINALS):
+        number = seed // FINALS
+        value = mean + (seed % 7) - 3 + (NOISE[number] if searching else 0.0)
+        found.append(
+            {
+                "method": method,
+                "length": length,
+                "number": number if searching else None,
+                "train_seed": seed,
+                "linear_accuracy": value if labels else None,
+                "knn_accuracy": value - 1 if labels else None,
+                "validation_accuracy": value if labels else None,
+                "quality": value / 100,
+                "train_flops": 1000 * length,
+                "search_flops": search_flops,
+                "wall_seconds": 1.0 * length,
+                "search_seconds": search_flops / 100,
+            }
+        )
+    return found
+
+
+def status(entries: Sequence[dict[str, Any]], name: str) -> str:
+    return next(str(entry["status"]) for entry in entries if entry["claim"] == name)
+
+
+def entry_of(entries: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(entry for entry in entries if entry["claim"] == name)
+
+
+ALL = [
+    *rows("learned", 86.0, searching=True, search_flops=4000),
+    *rows("reference", 80.0),
+    *rows("reference-total", 84.0),
+    *rows("constant", 85.0),
+    *rows("one-knob", 85.8, searching=True, search_flops=4000),
+    *rows("prior", 70.0),
+    *rows("prior-argmax", 80.0),
+    *rows("static", 85.0, searching=True, search_flops=4000),
+    *rows("shuffled", 69.0, searching=True, search_flops=4000),
+    *rows("no-state", 85.9, searching=True, search_flops=4000),
+    *rows("untrained", 50.0),
+]
+
+
+def test_differences_over_searches_are_resampled_in_two_stages() -> None:
+    gap = difference(ALL, "learned", "reference", 1)
+    expected = hierarchical_bootstrap([[6 + noise] * FINALS for noise in NOISE])
+    assert gap is not None and vars(gap) == pytest.approx(vars(expected)) and gap.mean == pytest.approx(6.0)
+
+
+def test_differences_without_a_search_are_over_seeds() -> None:
+    theirs = [{**row, "linear_accuracy": row["linear_accuracy"] + row["train_seed"] % 3} for row in rows("a", 70.0)]
+    gap = difference([*theirs, *rows("b", 70.0)], "a", "b", 1)
+    assert gap == bootstrap([float(seed % 3) for seed in range(SEARCHES * FINALS)])
+
+
+def test_rows_are_paired_by_train_seed_at_their_length() -> None:
+    both = [*rows("a", 70.0, searching=True), *rows("b", 60.0)[3:], *rows("b", 90.0, length=5)]
+    found = pairs_of(both, "a", "b", 1)
+    assert [len(group) for group in found] == [1, 4, 4, 4, 4]
+    assert all(a["train_seed"] == b["train_seed"] and b["length"] == 1 for group in found for a, b in group)
+    assert pairs_of(both, "a", "a", 1) == [] and pairs_of(both, "a", "c", 1) == []
+
+
+def test_claims_on_the_bench_are_held_to_its_bars() -> None:
+    ours = [*rows("learned", 86.3, searching=True, search_flops=4000), *ALL[SEARCHES * FINALS :]]
+    entries = judge(ours, 1, "cluttered-digits")
+    assert status(entries, "pays") == "passed" and entry_of(entries, "pays")["goal"] is True
+    assert status(entries, "beats the reference") == "passed"
+    cut = entry_of(entries, "beats the reference")["against"]["reference"]
+    assert cut["mean"] == pytest.approx(100 * 6.3 / 20.15) and cut["low"] < cut["mean"] < cut["high"]
+    assert entry_of(entries, "beats the untrained policy")["strictest"] == "prior-argmax"
+    assert status(entries, "beats the untrained policy") == "passed"
+    assert status(entries, "beats a plain search") == "passed"
+    assert status(entries, "rewards mean something") == "passed"
+    assert status(entries, "shuffled rewards teach nothing") == "passed"
+    assert status(entries, "what the state is worth") == "reported"
+
+
+def test_the_better_opponent_is_the_one_that_counts() -> None:
+    entry = entry_of(judge(ALL, 1, "cluttered-digits"), "beats one fixed recipe")
+    assert entry["strictest"] == "one-knob" and entry["status"] == "passed" and entry["goal"] is False
+    assert entry["against"]["one-knob"]["mean"] == pytest.approx(0.2)
+    missing = entry_of(judge(ALL, 1, "cluttered-digits"), "beats a plain search")
+    assert missing["without"] == ["random-search", "bandit"]
+
+
+def test_claims_fail_where_they_do_not_hold() -> None:
+    weak = [*rows("learned", 79.0, searching=True), *rows("reference", 80.0), *rows("reference-total", 84.0)]
+    weak += [*rows("prior", 79.0), *rows("shuffled", 82.0, searching=True), *rows("static", 83.0, searching=True)]
+    entries = judge(weak, 1, "cluttered-digits")
+    failed = ("pays", "beats the reference", "beats the untrained policy", "beats a plain search")
+    for name in (*failed, "rewards mean something", "shuffled rewards teach nothing"):
+        assert status(entries, name) in ("failed", "not measured (20 paired seeds decide nothing this small)"), name
+    assert [name for name in failed if status(entries, name) == "failed"] == list(failed)
+    assert status(entries, "shuffled rewards teach nothing") == "failed"
+    assert status(entries, "beats one fixed recipe") == "not measured"
+    assert status(entries, "what the state is worth") == "not measured"
+
+
+def test_little_is_not_claimed_on_few_seeds() -> None:
+    few = [row for row in ALL if row["train_seed"] < 8]
+    assert status(judge(few, 1, "cluttered-digits"), "beats one fixed recipe").startswith("not measured (8 paired")
+    assert status(judge(few, 1, "cluttered-digits"), "pays") == "passed"
+
+
+def test_bars_elsewhere_are_others() -> None:
+    entries = judge(ALL, 1, "./photos")
+    assert entry_of(entries, "beats the reference")["bar"] == "> 0 and >= +2.0"
+    assert entry_of(entries, "beats a plain search")["bar"] == "not worse"
+
+
+def test_without_labels_claims_are_about_quality() -> None:
+    unlabelled = [{**row, **dict.fromkeys(("linear_accuracy", "validation_accuracy"))} for row in ALL]
+    entries = judge(unlabelled, 1, "cluttered-digits")
+    assert {entry["unit"] for entry in entries} == {"quality"}
+    assert entry_of(entries, "beats the reference")["against"]["reference"]["mean"] == pytest.approx(0.06)
+    assert status(entries, "beats the reference") == "passed"
+    method, sentence = choose(unlabelled, 1)
+    assert method == "learned" and "+0.060" in sentence and "no labels" in sentence
+
+
+def test_compute_of_opponents_is_told() -> None:
+    entries = judge(ALL, 1, "cluttered-digits")
+    assert entry_of(entries, "beats a plain search")["against"]["static"]["compute"] == 1.0
+    assert entry_of(entries, "pays")["against"]["reference-total"]["compute"] == 5.0
+    assert entry_of(entries, "beats the reference")["against"]["reference"]["compute"] == 1.0
+
+
+def grown(*gaps: float) -> list[dict[str, Any]]:
+    """learned minus reference-total at 1x, 5x and 25x."""
+    found = []
+    for length, gap in zip((1, 5, 25), gaps, strict=True):
+        found += rows("learned", 80.0 + gap, length=length) + rows("reference-total", 80.0, length=length)
+    return found
+
+
+def test_break_even_lies_between_the_lengths_where_the_sign_changes() -> None:
+    assert break_even(grown(-2.0, -1.0, 1.0), (1, 5, 25))["length"] == pytest.approx(5 * 5**0.5, abs=1e-3)
+    assert break_even(grown(-3.0, 1.0, 2.0), (25, 5, 1))["length"] == pytest.approx(5**0.75, abs=1e-3)
+    assert "11.2x" in break_even(grown(-2.0, -1.0, 1.0), (1, 5, 25))["sentence"]
+
+
+def test_break_even_says_plainly_when_there_is_none() -> None:
+    assert "not up to final runs of 25x" in break_even(grown(1.0, 1.0, -1.0), (1, 5, 25))["sentence"]
+    assert "1x) or before" in break_even(grown(0.0, 1.0, 2.0), (1, 5, 25))["sentence"]
+    assert "not measured" in break_even(rows("learned", 80.0), (1,))["sentence"]
+
+
+def test_the_learned_encoder_is_carried_away_only_when_its_interval_is_above_zero() -> None:
+    assert choose(ALL, 1)[0] == "learned"
+    level = [*rows("learned", 80.1, searching=True), *rows("reference", 80.0)]
+    method, sentence = choose(level, 1)
+    assert method == "reference" and "not shown to differ" in sentence and "The reference's encoder" in sentence
+    method, sentence = choose([*rows("learned", 79.0, searching=True), *rows("reference", 80.0)], 1)
+    assert method == "reference" and "worse" in sentence
+    assert choose(rows("reference", 80.0), 1)[0] is None
+    assert "One pair decides nothing" in choose([row for row in ALL if row["train_seed"] == 0], 1)[1]
+
+
+def test_validation_images_choose_whatever_the_scored_ones_say() -> None:
+    lucky = [{**row, "validation_accuracy": 80.0 + row["train_seed"] % 2} for row in rows("learned", 99.0)]
+    unlucky = [{**row, "validation_accuracy": 80.5} for row in rows("reference", 50.0)]
+    assert choose([*lucky, *unlucky], 1)[0] == "reference"
+
+
+def test_the_table_has_a_row_for_each_method_and_length_and_marks_what_is_below_pixels() -> None:
+    pixels = {"best": 79.5, "ridge": 20.0, "nearest": 79.5}
+    table = table_of([*ALL, *rows("learned", 90.0, length=5, searching=True, search_flops=4000)], pixels)
+    names = [(entry["method"], entry["length"]) for entry in table]
+    assert names.count(("learned", 1)) == names.count(("learned", 5)) == 1 and names[-1] == ("pixels", None)
+    by_name = {(entry["method"], entry["length"]): entry for entry in table}
+    assert by_name["prior", 1]["mark"] and not by_name["learned", 1]["mark"] and not by_name["untrained", 1]["mark"]
+    assert by_name["learned", 5]["total_flops"] == 5000 + 4000
+    assert by_name["learned", 1]["difference"]["mean"] == pytest.approx(6.0)
+    assert by_name["reference", 1]["difference"] is None and by_name["untrained", 1]["difference"] is None
+    console = Reporter().console
+    with console.capture() as capture:
+        console.print(print_table(table, "validation"))
+    assert "+6.0 [" in capture.get() and "reference-total" in capture.get()
+
+
+def test_a_reference_that_learns_nothing_and_a_single_search_are_warned_of() -> None:
+    broken = [*rows("reference", 51.0), *rows("untrained", 50.0)]
+    assert "only +1.0 points" in notes_of(broken, 1)[0]
+    assert notes_of(ALL, 1) == []
+    single = [row for row in ALL if row["train_seed"] < FINALS]
+    assert "One search" in notes_of(single, 1)[0]
+
+
+def test_every_claim_is_one_line() -> None:
+    for entry in judge(ALL, 1, "cluttered-digits"):
+        sentence = claim_sentence(entry)
+        assert "\n" not in sentence and entry["claim"] in sentence and sentence.endswith(".")
+
+
+def test_the_figure_is_a_picture(tmp_path: Path) -> None:
+    for number, found in enumerate((ALL, [{**row, "linear_accuracy": None} for row in ALL])):
+        path = tmp_path / f"{number}.png"
+        draw(table_of(found, {"best": 60.0} if number == 0 else None), "validation", path)
+        with Image.open(path) as image:
+            assert image.width > 500 and len(set(image.convert("L").get_flattened_data())) > 10
