@@ -11,6 +11,7 @@ import torch
 from agents.baselines import RandomPolicy
 from agents.keeping import BEST, LAST, Keeper, beside
 from agents.policy import load_policy
+from agents.profile import profile_spec
 from agents.rollout import Trace, run_episode
 from agents.schedule import SchedulePolicy, load_schedule
 from envs.factory import make_env
@@ -18,10 +19,10 @@ from envs.reference import reference_curve
 from taskrl.assemble import Assembled, task_space
 from taskrl.config import EpisodeConfig
 from taskrl.data.splits import Test, Validation
-from taskrl.errors import ConfigError
+from taskrl.errors import ConfigError, RunFolderError
 from taskrl.evaluation.accuracy import Accuracy, measure, pixel_accuracy
 from taskrl.export import export_encoder
-from taskrl.meta import MetaProblem, TaskPolicy
+from taskrl.meta import MetaProblem, ObservationSpec, TaskPolicy
 from taskrl.modalities.image.objectives.contrastive import HEAD as CONTRASTIVE
 from taskrl.modalities.image.objectives.hard_views import HardViews
 from taskrl.modalities.image.objectives.supervised import Supervised
@@ -35,6 +36,7 @@ from taskrl.types import Compute, Inputs
 UNTRAINED = "untrained"
 SUPERVISED = "supervised"
 HARD_VIEWS = "hard-views"
+PROFILE = "profile"
 FIXED = "fixed:"
 YAML = ".yaml"
 
@@ -43,8 +45,8 @@ YAML = ".yaml"
 class Generator:
     """A row of the table.
 
-    source: "reference", "random", "fixed:RECIPE", "hard-views", "untrained", "supervised", the folder of a saved
-    policy or a schedule's file (it ends in .yaml).
+    source: "reference", "random", "fixed:RECIPE", "profile", "hard-views", "untrained", "supervised", the folder of a
+    saved policy or a schedule's file (it ends in .yaml).
     """
 
     name: str
@@ -77,14 +79,17 @@ class FinalResult:
 
 def generator_named(name: str) -> Generator:
     """The generator for a name of the configuration. Raises ConfigError for an unknown one."""
-    if name in ("reference", "random", HARD_VIEWS) or name.startswith(FIXED):
+    if name in ("reference", "random", HARD_VIEWS, PROFILE) or name.startswith(FIXED):
         return Generator(name=name, source=name)
     raise ConfigError(
-        f"Unknown generator {name!r}; known: reference, random, prior, hard-views, fixed:RECIPE (e.g. fixed:no-mirror)."
+        f"Unknown generator {name!r}; known: reference, random, prior, hard-views, profile, fixed:RECIPE "
+        "(e.g. fixed:no-mirror)."
     )
 
 
-def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, seed: int) -> tuple[TaskPolicy, Codec]:
+def make_policy(
+    generator: Generator, spaces: Callable[[Codec], TaskSpace], problem: MetaProblem, *, seed: int
+) -> tuple[TaskPolicy, Codec]:
     """The generator as a TaskPolicy and the codec of its actions; `seed` names its random stream."""
     if generator.source == "random":
         return RandomPolicy(spaces("multidiscrete"), seed=seed), "multidiscrete"
@@ -95,6 +100,9 @@ def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, s
         if generator.source in (SUPERVISED, HARD_VIEWS):
             return SchedulePolicy(space, [space.reference]), "box"
         return SchedulePolicy(space, [space.recipe(generator.source.removeprefix(FIXED))]), "box"
+    if generator.source == PROFILE:
+        space = spaces("box")
+        return SchedulePolicy(space, [profile_spec(problem, space)]), "box"
     if generator.source.endswith(YAML):
         space = spaces("box")
         return SchedulePolicy(space, load_schedule(Path(generator.source), space)), "box"
@@ -105,7 +113,23 @@ def make_policy(generator: Generator, spaces: Callable[[Codec], TaskSpace], *, s
 def check_generator(assembled: Assembled, generator: Generator) -> None:
     """Raises ConfigError or RunFolderError, before anything is trained, when `generator` cannot act on these data."""
     shape = assembled.splits.pretraining.inputs.sample_shape
-    make_policy(generator, lambda codec: task_space(assembled.config, shape, codec), seed=0)
+    problem = assembled.problem
+    policy, _ = make_policy(generator, lambda codec: task_space(assembled.config, shape, codec), problem, seed=0)
+    _shown_to(policy, problem)
+
+
+def _shown_to(policy: TaskPolicy, problem: MetaProblem) -> ObservationSpec:
+    """What a saved policy learned to observe; the plain observation for others. Raises RunFolderError when it observes
+    parts of the quality that are not measured here.
+    """
+    shown: ObservationSpec = getattr(policy, "shown", ObservationSpec())
+    missing = [name for name in shown.quality if name not in problem.observation.quality]
+    if missing or (shown.gains and not problem.observation.gains):
+        what = f"the parts {', '.join(missing)} of a label-free quality" if missing else "gains of a label-free quality"
+        raise RunFolderError(
+            f"The policy observes {what}, which this run does not measure; use the --probe of the run that learned it."
+        )
+    return shown
 
 
 def final_seed(assembled: Assembled, train_seed: int) -> int:
@@ -133,10 +157,14 @@ def train_final(
         predictor = problem.make_predictor(derive_seed(episode_seed, "predictor"))
     else:
         seed = derive_seed(config.seed, "final policy", job.generator.name, job.search_seed, job.train_seed)
-        policy, codec = make_policy(job.generator, lambda codec: task_space(config, shape, codec), seed=seed)
-        space = task_space(config, shape, codec)
-        build_task = _task_builder(problem, job.generator.source)
-        env = make_env(dataclasses.replace(problem.unshaped(), task_space=space, build_task=build_task), job.episode)
+        policy, codec = make_policy(job.generator, lambda codec: task_space(config, shape, codec), problem, seed=seed)
+        played = dataclasses.replace(
+            problem.unshaped(),
+            task_space=task_space(config, shape, codec),
+            build_task=_task_builder(problem, job.generator.source),
+            observation=_shown_to(policy, problem),
+        )
+        env = make_env(played, job.episode)
         trace = run_episode(
             env,
             policy,
@@ -145,6 +173,8 @@ def train_final(
             after_decision=after_decision,
             stop=lambda quality: keeper.add(quality, env.predictor.encoder),
         )
+        if job.generator.source == PROFILE or env.observe.reads_description:
+            trace = dataclasses.replace(trace, compute=trace.compute + problem.describe().compute)
         predictor = env.predictor
         if keeper.chosen_decision < keeper.num_decisions:
             keeper.swap(predictor.encoder)

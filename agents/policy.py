@@ -18,7 +18,7 @@ from envs.observation import ObservationBuilder
 from taskrl.config import AgentConfig
 from taskrl.errors import RunFolderError
 from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
-from taskrl.meta import Action, Observation
+from taskrl.meta import Action, Observation, ObservationSpec
 from taskrl.seeding import numpy_generator
 from taskrl.tasks.space import TaskSpace
 
@@ -33,10 +33,21 @@ class SB3TaskPolicy:
     global one.
     """
 
-    def __init__(self, policy: BasePolicy, kind: AgentKind, space: TaskSpace, agent: AgentConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        policy: BasePolicy,
+        kind: AgentKind,
+        space: TaskSpace,
+        agent: AgentConfig,
+        shown: ObservationSpec,
+        *,
+        seed: int,
+    ) -> None:
+        """shown: what it observes; whoever plays it makes the environment accordingly."""
         self.policy = policy.to("cpu")
         self.space = space
         self.agent = agent
+        self.shown = shown
         self._kind = kind
         self._rng = numpy_generator(seed, "task policy")
         self._prior = exploring_space(space, agent.prior_strength)
@@ -81,7 +92,8 @@ class SB3TaskPolicy:
             "codec": self.space.codec,
             "objectives": list(self.space.objectives),
             "knobs": {knob.name: list(knob.levels) for knob in self.space.knobs},
-            "observation": list(ObservationBuilder(self.space).names),
+            "observation": list(ObservationBuilder(self.space, self.shown).names),
+            "shown": self.shown.to_json(),
             "card": dict(card),
         }
         with new_folder(folder) as draft:
@@ -128,7 +140,8 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
     """The policy in `folder` (no code of the folder runs). space_for: codec -> TaskSpace of the data it will
     meet.
 
-    Raises RunFolderError when the folder is damaged or was learned on other knobs than these data have.
+    Raises RunFolderError when the folder is damaged, was learned on other knobs than these data have, or observes other
+    entries than this version of taskrl shows.
     """
     verify(folder, (WEIGHTS, CARD))
     card = read_json(folder / CARD)
@@ -136,7 +149,10 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
         agent = AgentConfig.model_validate_json(json.dumps(card["agent"]))
         space: TaskSpace = space_for(card["codec"])
         known = {"objectives": card["objectives"], "knobs": list(card["knobs"])}
-    except (KeyError, ValueError) as error:
+        # a card from before there was anything to choose has other entries, too
+        entries = list(card["observation"])
+        shown = ObservationSpec.from_json(card.get("shown", ObservationSpec().to_json()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(f"{str(folder / CARD)!r} is not a task policy of this taskrl ({error}).") from error
     present = {"objectives": list(space.objectives), "knobs": [knob.name for knob in space.knobs]}
     if known != present:
@@ -144,7 +160,12 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
             f"The policy in {str(folder)!r} was learned for {known}, these data have {present}; "
             "use the same --objectives and images with as many channels."
         )
-    policy = build_policy(agent, space)
+    if entries != list(ObservationBuilder(space, shown).names):
+        raise RunFolderError(
+            f"The policy in {str(folder)!r} observes other entries than this version of taskrl shows; "
+            "learn it anew with this version."
+        )
+    policy = build_policy(agent, space, shown)
     try:
         policy.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError:
@@ -152,15 +173,15 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
             f"The policy in {str(folder)!r} has other choices than these data leave open; "
             "use the same --forbid and --limit as its run."
         ) from None
-    return SB3TaskPolicy(policy, AGENTS[agent.name], space, agent, seed=seed)
+    return SB3TaskPolicy(policy, AGENTS[agent.name], space, agent, shown, seed=seed)
 
 
-def build_policy(agent: AgentConfig, space: TaskSpace) -> BasePolicy:
+def build_policy(agent: AgentConfig, space: TaskSpace, shown: ObservationSpec) -> BasePolicy:
     """An SB3 policy of the right shape (weights from the global generator), without an algorithm or environment."""
     kind = AGENTS[agent.name]
     with torch.random.fork_rng(devices=[]):
         policy_class: Any = kind.algorithm.policy_aliases[kind.policy]
-        observation_space = ObservationBuilder(space).observation_space
+        observation_space = ObservationBuilder(space, shown).observation_space
         policy: BasePolicy = policy_class(
             observation_space, space.action_space, lambda _: 0.0, **policy_settings(agent, kind)
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.final import YAML, FinalJob, Generator, check_generator, generator_named, train_final
+from agents.final import PROFILE, YAML, FinalJob, Generator, check_generator, generator_named, train_final
 from agents.forecast import cost_notes
 from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
@@ -98,7 +98,7 @@ def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalC
 
 def find_generator(policy: str) -> Generator:
     """The generator for --policy. Raises ConfigError or RunFolderError."""
-    if policy in ("reference", "random") or policy.startswith("fixed:"):
+    if policy in ("reference", "random", PROFILE) or policy.startswith("fixed:"):
         return generator_named(policy)
     path = Path(policy)
     if policy.endswith(YAML):
@@ -108,5 +108,5 @@ def find_generator(policy: str) -> Generator:
             return Generator(name="learned", source=str(candidate.absolute()))
     raise RunFolderError(
         f"No task policy at {policy!r}; give a run folder that has policy/, a schedule (schedule.yaml), or reference, "
-        "random, fixed:RECIPE."
+        "random, profile, fixed:RECIPE."
     )

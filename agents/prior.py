@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from envs.observation import ObservationBuilder
+from taskrl.meta import ObservationSpec
 from taskrl.tasks.space import TaskSpace
 
 WEIGHT_SCALE = 0.1
@@ -65,7 +66,9 @@ def exploring_space(space: TaskSpace, strength: float) -> spaces.Space[Any]:
     return space.action_space
 
 
-def centre(policy: BasePolicy, family: str, space: TaskSpace, *, strength: float, persistence: float) -> None:
+def centre(
+    policy: BasePolicy, family: str, space: TaskSpace, shown: ObservationSpec, *, strength: float, persistence: float
+) -> None:
     """Make the policy's first distribution the prior; later in an episode, the last level gets `persistence`
     more.
 
@@ -75,7 +78,7 @@ def centre(policy: BasePolicy, family: str, space: TaskSpace, *, strength: float
         _set(policy.action_net, np.concatenate(space.prior_logits(strength)))
         # gains are a few hundredths: SB3's first values, of order 1, would bury them in the advantages
         _set(policy.value_net, np.zeros(1, dtype=np.float32), scale=0.0)
-        names = ObservationBuilder(space).names
+        names = ObservationBuilder(space, shown).names
         if persistence:
             first = names.index(f"last/{space.parts[0].name}/0")
             num_levels = sum(len(part.levels) for part in space.parts)

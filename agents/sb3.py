@@ -67,6 +67,7 @@ class SB3MetaOptimizer:
         self.agent = agent
         self.kind: AgentKind = AGENTS[agent.name]
         self.spent = Compute()
+        self._per_group = Compute()
         self._pool = pool
         self._decisions = decisions
         self._seed = seed
@@ -85,6 +86,10 @@ class SB3MetaOptimizer:
         groups = math.ceil(budget.num_episodes / self.agent.group_size)
         remaining = groups * self._decisions * self.agent.group_size - model.num_timesteps
         model.set_logger(make_logger(tracker))
+        per_set = problem.describe().compute if ObservationBuilder.of(problem).reads_description else Compute()
+        if problem.drawn is None and not finished:
+            self.spent += per_set
+        self._per_group = Compute() if problem.drawn is None else per_set
         if remaining > 0:
             model.learn(remaining, callback=_Watch(self, finished), reset_num_timesteps=False, log_interval=1)
             self.save(model, groups * self.agent.group_size)
@@ -96,14 +101,15 @@ class SB3MetaOptimizer:
 
     def policy_of(self, model: BaseAlgorithm, problem: MetaProblem) -> SB3TaskPolicy:
         seed = derive_seed(self._seed, "learned")
-        return SB3TaskPolicy(model.policy, self.kind, problem.task_space, self.agent, seed=seed)
+        space, shown = problem.task_space, problem.observation
+        return SB3TaskPolicy(model.policy, self.kind, space, self.agent, shown, seed=seed)
 
     def _make_model(self, problem: MetaProblem) -> BaseAlgorithm:
         space = problem.task_space
         environment = LockstepVecEnv(
             self._pool,
             group_size=self.agent.group_size,
-            observation_space=ObservationBuilder(space).observation_space,
+            observation_space=ObservationBuilder.of(problem).observation_space,
             action_space=exploring_space(space, self.agent.prior_strength),
             action_mask=space.action_mask(),
             seed=self._seed,
@@ -124,7 +130,8 @@ class SB3MetaOptimizer:
         linear = self.kind.policy == "MlpPolicy" and not self.agent.hidden
         # branches compare actions: that most of them repeat the last one would leave little to compare
         persistence = self.agent.persistence if linear and self.agent.group == "episodes" else 0.0
-        centre(model.policy, self.kind.family, space, strength=strength, persistence=persistence)
+        shown = problem.observation
+        centre(model.policy, self.kind.family, space, shown, strength=strength, persistence=persistence)
         return model
 
     def save(self, model: BaseAlgorithm, finished: int) -> None:
@@ -196,6 +203,7 @@ class _Watch(BaseCallback):
             self._owner.spent += info["charged"]
         self._index += 1
         if all(self.locals["dones"]):
+            self._owner.spent += self._owner._per_group  # a group that is drawn a set of its own describes it
             self._finished += len(self.locals["dones"])
             self._index = 0
         return True

@@ -13,7 +13,7 @@ from taskrl.predictor.predictor import Predictor, Snapshot
 from taskrl.tasks.spec import TaskSpec
 from taskrl.types import AdaptReport, Budget, Compute, Quality
 
-KEPT = ("flops_per_decision", "num_decisions", "quality", "specs", "report", "trained", "measured")
+KEPT = ("flops_per_decision", "num_decisions", "quality", "specs", "gains", "report", "trained", "measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class EpisodeState:
     num_decisions: int
     quality: Quality
     specs: list[TaskSpec] = field(default_factory=list)
+    gains: list[float] = field(default_factory=list)
     report: AdaptReport | None = None
     trained: Compute = field(default_factory=Compute)
     measured: Compute = field(default_factory=Compute)
@@ -122,5 +123,5 @@ class PackedEpisode:
         return self._state(predictor, draws, batches, rng)
 
     def _state(self, predictor: Predictor, draws: int, batches: CountedBatches, rng: torch.Generator) -> EpisodeState:
-        kept = {**self.kept, "specs": list(self.kept["specs"])}
+        kept = {**self.kept, "specs": list(self.kept["specs"]), "gains": list(self.kept["gains"])}
         return EpisodeState(seed=self.seed, draws=draws, predictor=predictor, batches=batches, rng=rng, **kept)

@@ -15,7 +15,7 @@ from taskrl.tasks.space import Codec
 def make_env(problem: MetaProblem, episode: EpisodeConfig) -> TaskGenerationEnv:
     """The environment on an assembled problem."""
     length = EpisodeLength(decisions=episode.decisions, steps_per_decision=episode.steps_per_decision)
-    return TaskGenerationEnv(problem=problem, episode=length, observe=ObservationBuilder(problem.task_space))
+    return TaskGenerationEnv(problem=problem, episode=length, observe=ObservationBuilder.of(problem))
 
 
 def make_task_generation(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.episode import CountedBatches, EpisodeLength, EpisodeState, PackedEpisode
-from envs.observation import ObservationBuilder, collapse_signals
+from envs.observation import ObservationBuilder, RunState, collapse_signals
 from taskrl.meta import MetaProblem
 from taskrl.predictor.inner_loop import Assignment
 from taskrl.predictor.predictor import Predictor
@@ -166,6 +166,7 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
         state.report = report
         state.trained += report.compute
         state.quality, features = self._measure(state)
+        state.gains.append(state.quality.value - before.value)
         hidden = self._measure_hidden(state)
         reward = self._played.reward(Outcome(index=index, before=before, after=state.quality, report=report))
         observation = self._observation(features)
@@ -210,6 +211,14 @@ class TaskGenerationEnv(gymnasium.Env[NDArray[np.float32], Any]):
 
     def _observation(self, features: Tensor) -> NDArray[np.float32]:
         state = self._running()
-        return self.observe.build(
-            progress=state.progress, signals=collapse_signals(features), specs=state.specs, report=state.report
+        situation = RunState(
+            progress=state.progress,
+            num_steps=self.episode.decisions * self.episode.steps_per_decision,
+            signals=collapse_signals(features),
+            specs=state.specs,
+            report=state.report,
+            quality=state.quality.parts,
+            gains=state.gains,
+            seed=state.draws,
         )
+        return self.observe.build(situation, self._played.describe)

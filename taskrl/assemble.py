@@ -14,10 +14,13 @@ from taskrl.data.dataset import InMemory, RawDataset
 from taskrl.data.splits import Splits, make_splits
 from taskrl.data.stream import BatchStream
 from taskrl.errors import ConfigError, DataError
+from taskrl.evaluation.detectability import Description
+from taskrl.evaluation.probes import Probe
 from taskrl.evaluation.reward import CostAware, Gain, RelativeToReference, RewardSignal, Scaled
-from taskrl.measuring import ENOUGH_LABELS, judges
-from taskrl.meta import MetaProblem
+from taskrl.measuring import ENOUGH_LABELS, judges, observed_parts
+from taskrl.meta import MetaProblem, ObservationSpec
 from taskrl.modalities.image.datasets import is_drawn, load_images
+from taskrl.modalities.image.description import describe_images, description_entries
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.objectives.catalogue import MASKED_OBJECTIVES, image_objectives
@@ -173,6 +176,12 @@ def _problem(
     (probe, probe_data), (hidden, hidden_data) = judges(
         config, splits.probe, splits.pretraining.inputs, space.knobs, device
     )
+
+    @functools.cache
+    def describe() -> Description:
+        with threads(1):  # to the bit the same in this process and in a worker
+            return describe_images(splits.pretraining, seed=config.data.split_seed)
+
     problem = MetaProblem(
         task_space=space,
         build_task=lambda spec: build_mixture(spec, image_objectives(), shape),
@@ -188,9 +197,21 @@ def _problem(
         reference_step_flops=0,
         hidden=hidden,
         hidden_data=hidden_data,
+        observation=_observation(config, probe, space),
+        describe=describe,
     )
     problem = _with_unit(problem, settings.batch_size)
     return dataclasses.replace(problem, reward=reward_signal(config, problem.reference_step_flops))
+
+
+def _observation(config: ExperimentConfig, probe: Probe, space: TaskSpace) -> ObservationSpec:
+    """What a learner observes. The description enters where sets differ: on a single set its entries are constants,
+    which teach nothing, act as further biases, and would mislead the policy elsewhere.
+    """
+    mode, (parts, unlabelled) = config.agent.observe, observed_parts(probe)
+    described = is_drawn(config.data.source) or mode == "descriptor"
+    entries = description_entries([knob.name for knob in space.knobs if knob.used_by is None]) if described else ()
+    return ObservationSpec(mode=mode, description=entries, quality=parts, gains=unlabelled)
 
 
 def reward_signal(config: ExperimentConfig, reference_step_flops: int) -> RewardSignal:

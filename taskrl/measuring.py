@@ -13,7 +13,17 @@ from torch import Tensor
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Probe as ProbeSplit
 from taskrl.data.splits import cap_labels, folds
-from taskrl.evaluation.panel import COPIES, FEW_LABELS, Panel, Solvability, allowed_parts, calibrated, calibration
+from taskrl.evaluation.panel import (
+    COPIES,
+    FEW_LABELS,
+    LABELS,
+    ONE_LABEL,
+    Panel,
+    Solvability,
+    allowed_parts,
+    calibrated,
+    calibration,
+)
 from taskrl.evaluation.probes import Probe, RidgeProbe
 from taskrl.modalities.image.questions import OPENED_BY, image_questions, played, related_tasks
 from taskrl.seeding import torch_generator
@@ -61,6 +71,16 @@ def judges(
         labelled = _labelled(config, split, device)
         return (paid, dataclasses.replace(labelled, questions=asked.questions)), (unseen, asked)
     return (paid, asked), (unseen, asked)
+
+
+def observed_parts(probe: Probe) -> tuple[dict[str, tuple[float, float]], bool]:
+    """The parts of a probe's quality that no label enters, each with its bounds, and whether that is all of them."""
+    if isinstance(probe, Solvability):
+        return dict.fromkeys(probe.names, (0.0, 1.0)), True
+    if not isinstance(probe, Panel):
+        return {}, False
+    parts = {name: (part.low, part.high) for name, part in probe.parts.items() if name not in (LABELS, ONE_LABEL)}
+    return parts, len(parts) == len(probe.parts)
 
 
 def full_panel(

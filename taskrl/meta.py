@@ -1,7 +1,7 @@
 """Interfaces between the problem (what a task generator acts on) and whatever trains the generator."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taskrl.data.stream import BatchStream
+from taskrl.evaluation.detectability import Description
 from taskrl.evaluation.probes import Probe
 from taskrl.evaluation.reward import Gain, RewardSignal
 from taskrl.predictor.batched import BatchedSteps
@@ -26,6 +27,34 @@ Observation = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObservationSpec:
+    """What is observed beside the state of the run (docs/observation.md); a saved policy keeps its own.
+
+    mode: "full" or an ablation. description: entries of the data set's description, where sets differ. quality:
+    label-free parts of the paid quality with the bounds that they are shown between. gains: whether gains are shown,
+    which only a quality without labels allows.
+    """
+
+    mode: str = "full"
+    description: tuple[str, ...] = ()
+    quality: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    gains: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> "ObservationSpec":
+        """Raises KeyError, TypeError or ValueError for what is no such record."""
+        return ObservationSpec(
+            mode=str(record["mode"]),
+            description=tuple(str(name) for name in record["description"]),
+            quality={str(name): (float(low), float(high)) for name, (low, high) in record["quality"].items()},
+            gains=bool(record["gains"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetaProblem:
     """Everything that a task generator acts on. The parts are shared: RL uses `make_env`, gradient-based
     optimisers the rest.
@@ -34,8 +63,10 @@ class MetaProblem:
     and the collapse signals. reference_step_flops: one training step of the reference recipe, the unit of an episode's
     budget. batched_loop: the same training for several predictors at once. hidden, hidden_data: a measure that is
     neither paid nor observed; it is read when an episode ends, to see whether the reward can be trusted. facts: what is
-    known of the data by construction, for info. drawn: where the data are a distribution of sets, the problem on the
-    set of an episode's seed; the spaces and the budget are the same for all.
+    known of the data by construction, for info. observation: what a learner on this problem observes. describe: the
+    description of the data set, found out at the first call and kept; whoever reads it is charged. drawn: where the
+    data are a distribution of sets, the problem on the set of an episode's seed; the spaces and the budget are the same
+    for all.
     """
 
     task_space: TaskSpace
@@ -54,13 +85,16 @@ class MetaProblem:
     hidden: Probe | None = None
     hidden_data: ProbeData | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    observation: ObservationSpec = field(default_factory=ObservationSpec)
+    describe: Callable[[], Description] = Description
     drawn: Callable[[int], "MetaProblem"] | None = None
 
     def unshaped(self) -> "MetaProblem":
-        """The same problem on this one set, paid by the plain gain and without a hidden measure: for all that is no
-        search.
+        """The same problem on this one set, paid by the plain gain, without a hidden measure and with the plain
+        observation: for all that is no search.
         """
-        return replace(self, reward=Gain(), hidden=None, hidden_data=None, drawn=None)
+        plain = ObservationSpec()
+        return replace(self, reward=Gain(), hidden=None, hidden_data=None, drawn=None, observation=plain)
 
     def of_episode(self, seed: int) -> "MetaProblem":
         """What an episode of `seed` is played on, paid as here."""

@@ -14,6 +14,7 @@ from taskrl.evaluation.probes import standardise
 from taskrl.evaluation.spectrum import all_finite
 from taskrl.types import Compute, Encode
 
+DETECTABLE, STATISTIC = "detectable/", "statistic/"
 STRENGTH = 0.3
 TIE = 1e-9
 
@@ -27,6 +28,11 @@ class Description:
     detectability: Mapping[str, float] = field(default_factory=dict)
     statistics: Mapping[str, float] = field(default_factory=dict)
     compute: Compute = field(default_factory=Compute)
+
+    def entries(self) -> dict[str, float]:
+        """All of it by name, each in [0, 1]; detectability from 0, invisible, to 1."""
+        visible = {f"{DETECTABLE}{name}": max(0.0, 2 * value - 1) for name, value in self.detectability.items()}
+        return visible | {f"{STATISTIC}{name}": value for name, value in self.statistics.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,9 @@ def test_a_generator_may_be_a_schedule(tmp_path: Path) -> None:
     space = box()
     save_schedule(tmp_path / "schedule.yaml", rows(space, 2), {})
     generator = Generator(name="static", source=str(tmp_path / "schedule.yaml"))
-    policy, codec = make_policy(generator, lambda codec: space_for(tiny_config(), codec), seed=0)
+    policy, codec = make_policy(
+        generator, lambda codec: space_for(tiny_config(), codec), tiny_problem().problem, seed=0
+    )
     assert codec == "box"
     assert isinstance(policy, SchedulePolicy) and list(policy.specs) == rows(space, 2)
 

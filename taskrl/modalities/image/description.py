@@ -1,11 +1,13 @@
 """What an image data set is like, without labels: which views show on untrained features, and plain statistics."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from taskrl.data.splits import Pretraining, folds
-from taskrl.evaluation.detectability import Description, detect
+from taskrl.evaluation.detectability import DETECTABLE, STATISTIC, Description, detect
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import SMALL
 from taskrl.modalities.image.views import ViewDraw, apply_view, make_view, view_knobs
@@ -59,6 +61,11 @@ def describe_images(pretraining: Pretraining, *, seed: int) -> Description:
         statistics=statistics(images),
         compute=Compute(flops=flops, images=num_encoded),
     )
+
+
+def description_entries(knobs: Sequence[str]) -> tuple[str, ...]:
+    """Names of the observation's entries that a description of these view knobs fills."""
+    return (*(f"{DETECTABLE}{name}" for name in knobs), *(f"{STATISTIC}{name}" for name in STATISTICS))
 
 
 def shown(knob: Knob) -> dict[str, float]:
