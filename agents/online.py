@@ -1,0 +1,107 @@
+"""Learning while training: one run in which the task policy learns from its own gains, decision by decision."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.searches.bandit import Memory
+from agents.searches.playing import prior_probabilities
+from agents.searches.thompson import TaskFeatures
+from envs.observation import ObservationBuilder
+from taskrl.config import EpisodeConfig
+from taskrl.meta import Action, Observation
+from taskrl.seeding import numpy_generator
+from taskrl.tasks.space import TaskSpace
+from taskrl.tasks.spec import TaskSpec
+
+ONLINE = "online"
+EVERY = 4  # decisions, of which one is the reference's
+STEPS_PER_DECISION = 20
+MIN_DECISIONS, MAX_DECISIONS = 2 * EVERY, 64
+DRIFT = 0.2  # one run says too little about how effects change over it to be believed at once
+
+
+def online_episode(episode: EpisodeConfig) -> EpisodeConfig:
+    """As many steps as `episode`, in decisions of about 20 steps, 8 to 64 of them."""
+    steps = episode.decisions * episode.steps_per_decision
+    decisions = min(max(steps // STEPS_PER_DECISION, MIN_DECISIONS), MAX_DECISIONS, max(steps, 2))
+    return EpisodeConfig(decisions=decisions, steps_per_decision=round(steps / decisions))
+
+
+@final
+class OnlinePolicy:
+    """Linear Thompson sampling within a single run (agents/searches/bandit.py has the model and its source).
+
+    Every fourth decision plays the reference. Its gains, interpolated between two of them, are the baseline of the
+    three decisions in between: gains shrink as training goes on whatever is played, and the baseline takes that away.
+    What was played between two references is learned from when the second one is known.
+    """
+
+    def __init__(self, space: TaskSpace, *, prior_strength: float, num_decisions: int, seed: int) -> None:
+        """space: of the canonical codec. num_decisions: of the run."""
+        self._space = space
+        self._prior_strength = prior_strength
+        self._features = TaskFeatures(space, prior_strength, drift=DRIFT)
+        self._memory = Memory(self._features.prior_mean)
+        self._rng = numpy_generator(seed, "online policy")
+        self._progress = ObservationBuilder(space).names.index("progress")
+        self._half_decision = 0.5 / num_decisions
+        self._index = 0
+        self._spec: TaskSpec | None = None
+        self._middle = 0.0
+        self._reference_gain: float | None = None
+        self._waiting: list[tuple[TaskSpec, float, float]] = []  # task, middle of its decision, gain
+
+    @property
+    def num_learned_from(self) -> int:
+        """Decisions whose advantage over the reference is known so far."""
+        return sum(len(gains) for gains in self._memory.gains)
+
+    def propose(
+        self, observation: Observation, state: Any = None, *, deterministic: bool = False
+    ) -> tuple[Action, Any]:
+        """The reference at every fourth decision, else the best task under a draw of the model's weights, or under
+        their mean.
+        """
+        self._middle = float(observation[self._progress]) + self._half_decision
+        if self._index % EVERY == 0:
+            self._spec = self._space.reference
+        else:
+            model = self._memory.model()
+            weights = model.mean if deterministic else model.sample(self._rng)
+            self._spec = self._features.best(weights, self._middle)
+        return self._space.encode(self._spec), state
+
+    def learn(self, gain: float) -> None:
+        """The gain of the task that was proposed last. Raises ValueError when there is none."""
+        if self._spec is None:
+            raise ValueError("learn() needs a task that was proposed and not yet learned from; call propose() first")
+        if self._index % EVERY == 0:
+            self._close(gain)
+        else:
+            self._waiting.append((self._spec, self._middle, gain))
+        self._spec = None
+        self._index += 1
+
+    def probabilities(self, observation: Observation) -> Mapping[str, NDArray[np.float64]]:
+        """Certain where the reference is played; elsewhere the prior, which the first draws follow: what later draws
+        follow is in what was played.
+        """
+        names = self._space.part_names()
+        if self._index % EVERY == 0:
+            rows = [np.eye(len(part.levels))[part.reference] for part in self._space.parts]
+        else:
+            rows = prior_probabilities(self._space, self._prior_strength)
+        return dict(zip(names, rows, strict=True))
+
+    def _close(self, gain: float) -> None:
+        """Learn from the decisions between the last reference and this one, whose gain is `gain`."""
+        before, self._reference_gain = self._reference_gain, gain
+        waiting, self._waiting = self._waiting, []
+        if before is None or not waiting or not np.isfinite([before, gain, *(row[2] for row in waiting)]).all():
+            return
+        baselines = np.linspace(before, gain, len(waiting) + 2)[1:-1]
+        specs, middles, gains = zip(*waiting, strict=True)
+        self._memory.add(self._features.rows(specs, middles), np.asarray(gains) - baselines)
