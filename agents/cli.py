@@ -126,7 +126,7 @@ def pretrain(
     out: Out,
     policy: Annotated[
         str,
-        typer.Option(help="A run folder, a schedule.yaml, or reference, random, fixed:RECIPE (e.g. fixed:no-mirror)."),
+        typer.Option(help="A run folder, a schedule.yaml, or reference, online, profile, random, fixed:RECIPE."),
     ],
     data: Data = None,
     config: ConfigFile = None,

@@ -10,6 +10,7 @@ import torch
 
 from agents.baselines import RandomPolicy
 from agents.keeping import BEST, LAST, Keeper, beside
+from agents.online import ONLINE, OnlinePolicy, online_episode
 from agents.policy import load_policy
 from agents.profile import profile_spec
 from agents.rollout import Trace, run_episode
@@ -39,14 +40,15 @@ HARD_VIEWS = "hard-views"
 PROFILE = "profile"
 FIXED = "fixed:"
 YAML = ".yaml"
+NAMED = ("reference", "random", HARD_VIEWS, PROFILE, ONLINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
     """A row of the table.
 
-    source: "reference", "random", "fixed:RECIPE", "profile", "hard-views", "untrained", "supervised", the folder of a
-    saved policy or a schedule's file (it ends in .yaml).
+    source: "reference", "random", "fixed:RECIPE", "profile", "online", "hard-views", "untrained", "supervised", the
+    folder of a saved policy or a schedule's file (it ends in .yaml).
     """
 
     name: str
@@ -79,11 +81,10 @@ class FinalResult:
 
 def generator_named(name: str) -> Generator:
     """The generator for a name of the configuration. Raises ConfigError for an unknown one."""
-    if name in ("reference", "random", HARD_VIEWS, PROFILE) or name.startswith(FIXED):
+    if name in NAMED or name.startswith(FIXED):
         return Generator(name=name, source=name)
     raise ConfigError(
-        f"Unknown generator {name!r}; known: reference, random, prior, hard-views, profile, fixed:RECIPE "
-        "(e.g. fixed:no-mirror)."
+        f"Unknown generator {name!r}; known: {', '.join(NAMED)}, prior, fixed:RECIPE (e.g. fixed:no-mirror)."
     )
 
 
@@ -93,6 +94,8 @@ def make_policy(
     """The generator as a TaskPolicy and the codec of its actions; `seed` names its random stream."""
     if generator.source == "random":
         return RandomPolicy(spaces("multidiscrete"), seed=seed), "multidiscrete"
+    if generator.source == ONLINE:
+        return OnlinePolicy(spaces("multidiscrete"), seed=seed), "multidiscrete"
     if generator.source in ("reference", SUPERVISED, HARD_VIEWS) or generator.source.startswith(FIXED):
         space = spaces("box")
         if generator.source == HARD_VIEWS:
@@ -164,7 +167,7 @@ def train_final(
             build_task=_task_builder(problem, job.generator.source),
             observation=_shown_to(policy, problem),
         )
-        env = make_env(played, job.episode)
+        env = make_env(played, online_episode(job.episode) if job.generator.source == ONLINE else job.episode)
         trace = run_episode(
             env,
             policy,

@@ -39,20 +39,19 @@ class OnlinePolicy:
     What was played between two references is learned from when the second one is known.
     """
 
-    def __init__(self, space: TaskSpace, *, prior_strength: float, num_decisions: int, seed: int) -> None:
-        """space: of the canonical codec. num_decisions: of the run."""
+    def __init__(self, space: TaskSpace, *, seed: int, prior_strength: float = 1.0) -> None:
+        """space: of the canonical codec."""
         self._space = space
         self._prior_strength = prior_strength
         self._features = TaskFeatures(space, prior_strength, drift=DRIFT)
         self._memory = Memory(self._features.prior_mean)
         self._rng = numpy_generator(seed, "online policy")
         self._progress = ObservationBuilder(space).names.index("progress")
-        self._half_decision = 0.5 / num_decisions
         self._index = 0
         self._spec: TaskSpec | None = None
-        self._middle = 0.0
+        self._at = 0.0
         self._reference_gain: float | None = None
-        self._waiting: list[tuple[TaskSpec, float, float]] = []  # task, middle of its decision, gain
+        self._waiting: list[tuple[TaskSpec, float, float]] = []  # task, progress when it began, gain
 
     @property
     def num_learned_from(self) -> int:
@@ -65,13 +64,13 @@ class OnlinePolicy:
         """The reference at every fourth decision, else the best task under a draw of the model's weights, or under
         their mean.
         """
-        self._middle = float(observation[self._progress]) + self._half_decision
+        self._at = float(observation[self._progress])
         if self._index % EVERY == 0:
             self._spec = self._space.reference
         else:
             model = self._memory.model()
             weights = model.mean if deterministic else model.sample(self._rng)
-            self._spec = self._features.best(weights, self._middle)
+            self._spec = self._features.best(weights, self._at)
         return self._space.encode(self._spec), state
 
     def learn(self, gain: float) -> None:
@@ -81,7 +80,7 @@ class OnlinePolicy:
         if self._index % EVERY == 0:
             self._close(gain)
         else:
-            self._waiting.append((self._spec, self._middle, gain))
+            self._waiting.append((self._spec, self._at, gain))
         self._spec = None
         self._index += 1
 
@@ -103,5 +102,5 @@ class OnlinePolicy:
         if before is None or not waiting or not np.isfinite([before, gain, *(row[2] for row in waiting)]).all():
             return
         baselines = np.linspace(before, gain, len(waiting) + 2)[1:-1]
-        specs, middles, gains = zip(*waiting, strict=True)
-        self._memory.add(self._features.rows(specs, middles), np.asarray(gains) - baselines)
+        specs, progress, gains = zip(*waiting, strict=True)
+        self._memory.add(self._features.rows(specs, progress), np.asarray(gains) - baselines)

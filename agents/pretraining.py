@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.final import PROFILE, YAML, FinalJob, Generator, check_generator, generator_named, train_final
+from agents.final import FIXED, NAMED, YAML, FinalJob, Generator, check_generator, generator_named, train_final
 from agents.forecast import cost_notes
 from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
@@ -19,9 +19,7 @@ from taskrl.tracking import open_tracker
 
 
 def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporter) -> RunFolder:
-    """Train one encoder into the new folder `out`. policy: a run folder, a schedule's file, or "reference",
-    "random", "fixed:RECIPE".
-    """
+    """Train one encoder into the new folder `out`. policy: a run folder, a schedule's file, or a generator's name."""
     refuse_existing(out)
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
@@ -98,7 +96,7 @@ def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalC
 
 def find_generator(policy: str) -> Generator:
     """The generator for --policy. Raises ConfigError or RunFolderError."""
-    if policy in ("reference", "random", PROFILE) or policy.startswith("fixed:"):
+    if policy in NAMED or policy.startswith(FIXED):
         return generator_named(policy)
     path = Path(policy)
     if policy.endswith(YAML):
@@ -107,6 +105,6 @@ def find_generator(policy: str) -> Generator:
         if (candidate / CARD).is_file():
             return Generator(name="learned", source=str(candidate.absolute()))
     raise RunFolderError(
-        f"No task policy at {policy!r}; give a run folder that has policy/, a schedule (schedule.yaml), or reference, "
-        "random, profile, fixed:RECIPE."
+        f"No task policy at {policy!r}; give a run folder that has policy/, a schedule (schedule.yaml), or "
+        f"{', '.join(NAMED)}, fixed:RECIPE."
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.task_generation import TaskGenerationEnv
-from taskrl.meta import TaskPolicy
+from taskrl.meta import OnlineTaskPolicy, TaskPolicy
 from taskrl.types import Compute
 
 
@@ -51,6 +51,8 @@ def run_episode(
         choices.append(policy.probabilities(observation))
         action, state = policy.propose(observation, state, deterministic=deterministic)
         observation, reward, done, _, info = env.step(action)
+        if isinstance(policy, OnlineTaskPolicy):
+            policy.learn(reward)
         wall_s += sum(env.timings.values())
         specs.append(info["spec"])
         rewards.append(reward)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,15 @@ class TaskPolicy(Protocol):
 
     def probabilities(self, observation: Observation) -> Mapping[str, NDArray[np.float64]]:
         """Part of the action -> probability of each of its levels."""
+        ...
+
+
+@runtime_checkable
+class OnlineTaskPolicy(TaskPolicy, Protocol):
+    """A task generator that learns within the run that it plays."""
+
+    def learn(self, gain: float) -> None:
+        """Told the gain of the task that it proposed last, before it proposes the next one."""
         ...
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from agents.final import FIXED, HARD_VIEWS, SUPERVISED, UNTRAINED
+from agents.online import ONLINE
 from agents.searches.catalogue import searches
 from agents.summary import LEARNED, PIXELS, REFERENCE
 from taskrl.config import ExperimentConfig, validate
@@ -76,6 +77,7 @@ def catalogue(config: ExperimentConfig, num_channels: int) -> dict[str, Method]:
         Method(name=REFERENCE_TOTAL, source=REFERENCE, search=AGENT, whole_sum=True),
         *_constant(num_channels),
         Method(name=HARD_VIEWS, source=HARD_VIEWS),
+        Method(name=ONLINE, source=ONLINE),
         *(Method(name=name, source=recipe, objective=name) for name, recipe in recipe_of.items()),
         *(Method(name=name, search=name) for name in searches().names()),
         Method(name="prior", search=PRIOR),

@@ -1,13 +1,17 @@
 """The policy that learns within a single run."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from agents.online import EVERY, OnlinePolicy, online_episode
 from envs.observation import ObservationBuilder
 from taskrl.config import EpisodeConfig
+from taskrl.run_folder import RunFolder
 from taskrl.tasks.space import Knob, TaskSpace
 from taskrl.tasks.spec import TaskSpec
+from tests.agents.runs import metrics_of, rows_of, taskrl, tiny_options
 
 SPACE = TaskSpace(
     objectives=["contrastive"],
@@ -28,7 +32,7 @@ def gain(spec: TaskSpec, progress: float, rng: np.random.Generator) -> float:
 
 
 def played(seed: int) -> list[TaskSpec]:
-    policy = OnlinePolicy(SPACE, prior_strength=1.0, num_decisions=NUM, seed=seed)
+    policy = OnlinePolicy(SPACE, seed=seed)
     names, rng, specs = ObservationBuilder(SPACE).names, np.random.default_rng(seed), list[TaskSpec]()
     for index in range(NUM):
         observation = np.zeros(len(names), dtype=np.float32)
@@ -62,7 +66,7 @@ def test_the_same_seed_plays_the_same() -> None:
 
 
 def test_a_gain_that_is_not_finite_teaches_nothing_and_breaks_nothing() -> None:
-    policy = OnlinePolicy(SPACE, prior_strength=1.0, num_decisions=8, seed=0)
+    policy = OnlinePolicy(SPACE, seed=0)
     observation = np.zeros(len(ObservationBuilder(SPACE).names), dtype=np.float32)
     for value in (0.1, float("nan"), 0.1, 0.1, 0.1, 0.2, 0.2, 0.2):
         policy.propose(observation)
@@ -72,7 +76,7 @@ def test_a_gain_that_is_not_finite_teaches_nothing_and_breaks_nothing() -> None:
 
 def test_learning_without_a_proposal_is_refused() -> None:
     with pytest.raises(ValueError, match="propose"):
-        OnlinePolicy(SPACE, prior_strength=1.0, num_decisions=8, seed=0).learn(0.1)
+        OnlinePolicy(SPACE, seed=0).learn(0.1)
 
 
 @pytest.mark.parametrize(("decisions", "steps"), [(4, 40), (4, 15), (4, 1), (8, 1000), (2, 1)])
@@ -81,3 +85,13 @@ def test_a_run_has_as_many_steps_as_the_episode_it_replaces(decisions: int, step
     assert 2 <= found.decisions <= 64
     total = decisions * steps
     assert abs(found.decisions * found.steps_per_decision - total) <= found.decisions / 2
+
+
+def test_a_real_run_learns_as_it_goes(tmp_path: Path) -> None:
+    options = tiny_options(final__decisions=2, final__steps_per_decision=8)
+    result = taskrl("pretrain", "--policy", "online", "--out", tmp_path / "run", *options)
+    assert result.exit_code == 0, result.output
+    row = rows_of(tmp_path / "run")[0]
+    assert row["num_decisions"] == 8
+    choices = metrics_of(RunFolder(tmp_path / "run"))
+    assert len(choices) == 8
