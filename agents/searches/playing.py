@@ -119,11 +119,10 @@ def new_prior_recipe(
 
 @dataclasses.dataclass(frozen=True)
 class Shares:
-    """How a budget is divided: recipes tried once, and the best of them played again on fresh seeds."""
+    """How a budget is divided: recipes tried once, and how many of the best are played again with what is left."""
 
     tried: int
     finalists: int
-    seeds: int
 
     @staticmethod
     def of(num_episodes: int) -> "Shares":
@@ -131,9 +130,26 @@ class Shares:
         again = num_episodes // RESCORING_SHARE
         finalists = min(NUM_FINALISTS, again)
         if finalists < 2:
-            return Shares(num_episodes, 0, 0)
-        seeds = again // finalists
-        return Shares(num_episodes - finalists * seeds, finalists, seeds)
+            return Shares(num_episodes, 0)
+        return Shares(num_episodes - again // finalists * finalists, finalists)
+
+
+def best_schedule(
+    player: Player, schedules: Sequence[Schedule], *, first_seed: int
+) -> tuple[Schedule, list[dict[str, Any]]]:
+    """Spend what is left of the budget on playing `schedules` on fresh common seeds; that of the best mean, the first
+    of equals, and all scores as JSON.
+    """
+    distinct = list(dict.fromkeys(schedules))
+    episodes = [(distinct[index % len(distinct)], first_seed + index // len(distinct)) for index in range(player.left)]
+    scores: dict[Schedule, list[float]] = {schedule: [] for schedule in distinct}
+    for (schedule, _), played in zip(episodes, player.play(episodes), strict=True):
+        scores[schedule].append(played.final)
+    whole = len(episodes) // len(distinct)  # seeds that all have played; others say nothing about who is better
+    notes = [{"tasks": [spec.to_json() for spec in schedule], "qualities": row} for schedule, row in scores.items()]
+    if not whole:
+        return distinct[0], notes
+    return max(distinct, key=lambda schedule: float(np.mean(scores[schedule][:whole]))), notes
 
 
 def best_again(player: Player, tried: dict[TaskSpec, float], shares: Shares, *, first_seed: int) -> Found:
@@ -141,22 +157,9 @@ def best_again(player: Player, tried: dict[TaskSpec, float], shares: Shares, *, 
     is mostly the luckiest. The reference is always played again too.
     """
     ranked = sorted(tried, key=lambda spec: -tried[spec])
-    if not shares.seeds:
-        return player.found((ranked[0],), finalists=[])
-    finalists = ranked[: shares.finalists]
+    finalists = ranked[: max(shares.finalists, 1)]
     reference = player.space.reference
-    if reference in tried and reference not in finalists:
+    if shares.finalists and reference in tried and reference not in finalists:
         finalists[-1] = reference
-    seeds = range(first_seed, first_seed + shares.seeds)
-    numbers = [(spec, number) for number in seeds for spec in finalists]
-    played = player.play([((spec,), number) for spec, number in numbers])
-    scores: NDArray[np.float64] = np.array([episode.final for episode in played]).reshape(shares.seeds, -1)
-    means = scores.mean(axis=0)
-    notes = [
-        {"task": spec.to_json(), "tried": tried[spec], "again": column.tolist()}
-        for spec, column in zip(finalists, scores.T, strict=True)
-    ]
-    # whatever is left (fewer distinct finalists than planned) is spent on the winner, so that budgets are equal
-    winner = finalists[int(means.argmax())]
-    player.play([((winner,), first_seed + shares.seeds + extra) for extra in range(player.left)])
-    return player.found((winner,), finalists=notes)
+    best, notes = best_schedule(player, [(spec,) for spec in finalists], first_seed=first_seed)
+    return player.found(best, finalists=notes)
