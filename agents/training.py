@@ -92,6 +92,7 @@ def _say_data(assembled: Assembled, reporter: Reporter) -> None:
 
 
 def preparation_file(run: RunFolder) -> Path:
+    """Where `Preparation` is kept once it has been measured."""
     return run.checkpoints / "preparation.json"
 
 

@@ -20,6 +20,7 @@ from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 
 BENCH = "cluttered-digits"
 FEWEST_SEEDS = 10
+ABOUT_EQUAL = 0.05
 PASSED, FAILED, OPEN, REPORTED = "passed", "failed", "not measured", "reported"
 ABOVE, NOT_WORSE, NO_GAIN, CUT, REPORT = "above", "not worse", "no gain", "error cut", "report"
 
@@ -172,9 +173,9 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
     if gap is None:
         return REFERENCE, "The learned policy has no measured quality; the reference's encoder is exported."
     num = sum(len(group) for group in pairs(rows, LEARNED, REFERENCE, length))
-    text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {unit}, {num} pairs"
+    text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {unit}, {num} paired encoders"
     if num == 1:
-        return REFERENCE, f"One pair decides nothing ({text}); the reference's encoder is exported."
+        return REFERENCE, f"One pair of encoders decides nothing ({gap.mean:+.{digits}f}). The reference's is exported."
     if gap.low > 0:
         said = "The learned policy beats the reference recipe at equal training compute"
         return LEARNED, f"{said}: {text}. Its encoder is exported."
@@ -202,19 +203,19 @@ def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[st
         "without": [name for name in (claim.ours, *claim.theirs) if not rows_of(rows, name, length)],
     }
     if not known:
-        return {**entry, "strictest": None, "status": OPEN, "goal": None}
+        return {**entry, "strictest": None, "status": OPEN, "why": "nothing to compare", "goal": None}
     strictest = min(known, key=lambda name: known[name].mean)
     if bar.kind == NO_GAIN:
         strictest = max(known, key=lambda name: known[name].mean)
     gap = known[strictest]
     num = sum(len(group) for group in pairs(rows, claim.ours, strictest, length))
-    status = PASSED if bar.holds(gap) else FAILED
+    status, why = PASSED if bar.holds(gap) else FAILED, ""
     if bar.kind == REPORT:
         status = REPORTED
     elif num == 1 or (labelled and bar.kind != CUT and abs(gap.mean) < 1 and num < FEWEST_SEEDS):
-        status = f"{OPEN} ({num} paired seeds decide nothing this small)"
-    reached = None if goal is None or status.startswith(OPEN) else goal.holds(gap)
-    return {**entry, "strictest": strictest, "status": status, "goal": reached}
+        status, why = OPEN, f"{num} paired seeds decide nothing this small"
+    reached = None if goal is None or status == OPEN else goal.holds(gap)
+    return {**entry, "strictest": strictest, "status": status, "why": why, "goal": reached}
 
 
 def _gap(bar: Bar, rows: Sequence[Row], ours: str, theirs: str, length: int) -> Interval | None:
@@ -257,8 +258,10 @@ def claim_sentence(entry: Mapping[str, Any]) -> str:
     digits = 3 if entry["unit"] == "quality" else 1
     gaps = ", ".join(
         f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}] vs {name}"
+        + ("" if abs(gap["compute"] - 1) <= ABOUT_EQUAL else f" (at {gap['compute']:.2f}x its compute)")
         for name, gap in entry["against"].items()
     )
+    why = f" ({entry['why']})" if entry["why"] else ""
     goal = "" if entry["goal"] is None else f"; goal {'reached' if entry['goal'] else 'not reached'}"
     missing = f"; without {', '.join(entry['without'])}" if entry["without"] else ""
-    return f"{head}: {gaps} {entry['unit']}: {entry['status']}{goal}{missing}."
+    return f"{head}: {gaps} {entry['unit']}: {entry['status']}{why}{goal}{missing}."

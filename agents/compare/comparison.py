@@ -28,6 +28,7 @@ from envs.pool import Pool
 from envs.workers import open_pool
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
+from taskrl.machine import machine, versions
 from taskrl.tuning import threads
 
 
@@ -137,13 +138,15 @@ def _train(plan: Plan, pool: Pool, folder: ComparisonFolder, tools: SearchTools)
     missing = _missing(plan, store)
     spent = [_flops(final, store) for final in missing]
     jobs = [plan.job_of(final, flops, store) for final, flops in zip(missing, spent, strict=True)]
+    measured_on = {"machine": machine(plan.config.predictor.device), "versions": versions()}
     with tools.reporter.task("Final encoders", len(jobs), "encoder") as progress:
         for index, result in pool.map(train_final, [(job,) for job in jobs]):
             for sentence in result.test_reads:
                 folder.run.log_test_read(sentence)
             content = vars(StoredFinal.of(result.row, result.trace))
             content = {name: content[name] for name in ("row", "specs", "qualities")}
-            store.write(plan.cell_of(missing[index], spent[index]), {**content, "test_reads": list(result.test_reads)})
+            content |= {"test_reads": list(result.test_reads), **measured_on}
+            store.write(plan.cell_of(missing[index], spent[index]), content)
             accuracy = result.row["linear_accuracy"]
             name = missing[index].method.name
             progress.advance(f"{name} {accuracy:.1f} %" if accuracy is not None else name)

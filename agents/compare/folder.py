@@ -12,7 +12,11 @@ from taskrl.run_folder import RunFolder, refuse_existing
 ASKED_FILE = "comparison.json"
 ASKED_VERSION = 1
 # what may differ from one sitting to the next: no result depends on it, or it only says which cells are wanted
-FREE = ("compare", "tracking", "workers", "worker_deadline_s", "ray_address", "final.seeds", "final.generators")
+FREE = {
+    "": ("compare", "tracking", "workers", "worker_deadline_s", "ray_address"),
+    "data": ("root", "download", "memory_limit_mb"),
+    "final": ("seeds", "generators"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,12 @@ class ComparisonFolder:
                     f"{now.get(key)!r} here); name another --out."
                 )
         config = self.run.config()
-        final = config.final.model_copy(update={"seeds": asked.final.seeds, "generators": asked.final.generators})
-        free = {name: getattr(asked, name) for name in FREE if "." not in name}
-        return config.model_copy(update={**free, "final": final})
+        changes: dict[str, Any] = {name: getattr(asked, name) for name in FREE[""]}
+        for section in ("data", "final"):
+            given = getattr(asked, section)
+            free = {name: getattr(given, name) for name in FREE[section]}
+            changes[section] = getattr(config, section).model_copy(update=free)
+        return config.model_copy(update=changes)
 
     def check_data(self, data: str) -> None:
         """Raises RunFolderError when the images are others than in the first sitting."""
@@ -86,10 +93,11 @@ class ComparisonFolder:
 
 def decisive(config: ExperimentConfig) -> dict[str, Any]:
     """The keys of a configuration that decide results, flat."""
-    flat = flatten(config.model_dump(mode="json"))
-    return {
-        key: value for key, value in flat.items() if not any(key == free or key.startswith(f"{free}.") for free in FREE)
-    }
+    values = config.model_dump(mode="json")
+    kept = {key: value for key, value in values.items() if key not in FREE[""]}
+    for section in ("data", "final"):
+        kept[section] = {key: value for key, value in values[section].items() if key not in FREE[section]}
+    return flatten(kept)
 
 
 def is_comparison(path: Path) -> bool:

@@ -117,16 +117,15 @@ def test_claims_fail_where_they_do_not_hold() -> None:
     entries = judge(weak, 1, "cluttered-digits")
     failed = ("pays", "beats the reference", "beats the untrained policy", "beats a plain search")
     for name in (*failed, "rewards mean something", "shuffled rewards teach nothing"):
-        assert status(entries, name) in ("failed", "not measured (20 paired seeds decide nothing this small)"), name
-    assert [name for name in failed if status(entries, name) == "failed"] == list(failed)
-    assert status(entries, "shuffled rewards teach nothing") == "failed"
+        assert status(entries, name) == "failed", name
     assert status(entries, "beats one fixed recipe") == "not measured"
     assert status(entries, "what the state is worth") == "not measured"
 
 
 def test_little_is_not_claimed_on_few_seeds() -> None:
     few = [row for row in ALL if row["train_seed"] < 8]
-    assert status(judge(few, 1, "cluttered-digits"), "beats one fixed recipe").startswith("not measured (8 paired")
+    entry = entry_of(judge(few, 1, "cluttered-digits"), "beats one fixed recipe")
+    assert entry["status"] == "not measured" and entry["why"].startswith("8 paired seeds") and entry["goal"] is None
     assert status(judge(few, 1, "cluttered-digits"), "pays") == "passed"
 
 
@@ -181,7 +180,7 @@ def test_the_learned_encoder_is_carried_away_only_when_its_interval_is_above_zer
     method, sentence = choose([*rows("learned", 79.0, searching=True), *rows("reference", 80.0)], 1)
     assert method == "reference" and "worse" in sentence
     assert choose(rows("reference", 80.0), 1)[0] is None
-    assert "One pair decides nothing" in choose([row for row in ALL if row["train_seed"] == 0], 1)[1]
+    assert "One pair of encoders decides nothing" in choose([row for row in ALL if row["train_seed"] == 0], 1)[1]
 
 
 def test_validation_images_choose_whatever_the_scored_ones_say() -> None:
