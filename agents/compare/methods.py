@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from agents.final import FIXED, HARD_VIEWS, SUPERVISED, UNTRAINED
+from agents.final import FIXED, HARD_VIEWS, PROFILE, SUPERVISED, UNTRAINED
 from agents.online import ONLINE
 from agents.searches.catalogue import searches
 from agents.summary import LEARNED, PIXELS, REFERENCE
@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "agent.options": {},
     },
     "branches": {"agent.group": "branches"},
+    "no-state": {"agent.observe": "zeroed"},
     "shuffled": {"agent.shuffle_rewards": True},
 }
 IN_GROUPS = ("branches", "shuffled")
@@ -76,7 +77,7 @@ def catalogue(config: ExperimentConfig, num_channels: int) -> dict[str, Method]:
         Method(name=REFERENCE, source=REFERENCE),
         Method(name=REFERENCE_TOTAL, source=REFERENCE, search=AGENT, whole_sum=True),
         *_constant(num_channels),
-        Method(name=HARD_VIEWS, source=HARD_VIEWS),
+        *(Method(name=name, source=name) for name in (PROFILE, HARD_VIEWS, ONLINE)),
         Method(name=ONLINE, source=ONLINE),
         *(Method(name=name, source=recipe, objective=name) for name, recipe in recipe_of.items()),
         *(Method(name=name, search=name) for name in searches().names()),

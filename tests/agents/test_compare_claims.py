@@ -64,6 +64,7 @@ ALL = [
     *rows("static", 85.0, searching=True, search_flops=4000),
     *rows("shuffled", 69.0, searching=True, search_flops=4000),
     *rows("no-state", 85.9, searching=True, search_flops=4000),
+    *rows("online", 80.5),
     *rows("untrained", 50.0),
 ]
 
@@ -98,6 +99,7 @@ def test_claims_on_the_bench_are_held_to_its_bars() -> None:
     assert entry_of(entries, "beats the untrained policy")["strictest"] == "prior-argmax"
     assert status(entries, "beats the untrained policy") == "passed"
     assert status(entries, "beats a plain search") == "passed"
+    assert status(entries, "learns within one run") == "passed"
     assert status(entries, "rewards mean something") == "passed"
     assert status(entries, "shuffled rewards teach nothing") == "passed"
     assert status(entries, "what the state is worth") == "reported"
