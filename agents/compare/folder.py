@@ -69,6 +69,7 @@ class ComparisonFolder:
         now = decisive(asked)
         if not isinstance(before, dict):
             raise RunFolderError(f"{str(self.asked_file)!r} is damaged; name another --out.")
+        before = decisive(ExperimentConfig()) | before  # a key that a later version brought
         for key in dict.fromkeys([*now, *before]):
             if now.get(key) != before.get(key):
                 raise RunFolderError(

@@ -77,7 +77,7 @@ def catalogue(config: ExperimentConfig, num_channels: int) -> dict[str, Method]:
         Method(name=REFERENCE, source=REFERENCE),
         Method(name=REFERENCE_TOTAL, source=REFERENCE, search=AGENT, whole_sum=True),
         *_constant(num_channels),
-        *(Method(name=name, source=name) for name in (PROFILE, HARD_VIEWS, ONLINE)),
+        *(Method(name=name, source=name) for name in (PROFILE, HARD_VIEWS)),
         Method(name=ONLINE, source=ONLINE),
         *(Method(name=name, source=recipe, objective=name) for name, recipe in recipe_of.items()),
         *(Method(name=name, search=name) for name in searches().names()),

@@ -11,12 +11,12 @@ import pytest
 
 import agents.compare.comparison
 import agents.compare.methods
-import agents.training
 from agents.compare.cells import Store
 from agents.compare.comparison import compare
 from agents.compare.cost import budget_seconds
 from agents.compare.methods import catalogue, split_names
 from agents.compare.plan import Plan
+from agents.vector import LockstepVecEnv
 from taskrl import mlflow_store
 from taskrl.config import load_config
 from taskrl.errors import ConfigError, RunFolderError
@@ -156,7 +156,7 @@ def test_a_comparison_stopped_in_a_search_and_among_final_encoders_ends_with_the
 ) -> None:
     out, config = tmp_path / "stopped", tiny_config(**(OPTIONS | {"compare__methods": ["learned", "random"]}))
     with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, agents.training.SearchLog, "add", 6)  # in the second search
+        stop_after(patch, LockstepVecEnv, "step_wait", 3)  # in the second search
         said = io.StringIO()
         with pytest.raises(KeyboardInterrupt):
             compare(config, out, quiet(said))
