@@ -32,9 +32,11 @@ from agents.options import (
     LabelsPerClass,
     Limit,
     Methods,
+    Mode,
     NoLabels,
     Objectives,
     Out,
+    Policy,
     Probe,
     Seed,
     Set,
@@ -113,6 +115,8 @@ def train(
     data_root: DataRoot = None,
     download: Download = False,
     tracking_uri: TrackingUri = None,
+    mode: Mode = None,
+    policy: Policy = None,
 ) -> None:
     """Learn a task policy, then compare encoders trained by it with the yardsticks on paired seeds."""
     from agents.training import train as run_training
@@ -152,7 +156,8 @@ def pretrain(
     """Train one encoder under a fixed recipe or a learned policy; no reinforcement learning."""
     from agents.pretraining import pretrain as run_pretraining
 
-    run_pretraining(build_config(dict(locals())), policy, out, Reporter())
+    options = {name: value for name, value in locals().items() if name != "policy"}
+    run_pretraining(build_config(options), policy, out, Reporter())
 
 
 @app.command()

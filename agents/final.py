@@ -322,6 +322,7 @@ def _row(
         # the supervised floor was trained on the very labels that the probe scores with
         "quality": None if job.generator.source == SUPERVISED else quality,
         "num_decisions": keeper.num_decisions,
+        "planned_decisions": trace.num_planned if trace else 0,
         "best_decision": keeper.best_decision,
         "scored_decision": keeper.chosen_decision,
         "train_flops": trace.compute.flops if trace else 0,

@@ -37,6 +37,11 @@ Probe = Annotated[
     typer.Option(help="auto, ridge (labels), few (few labels and the panel), panel or solvability (no labels)."),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="search, online (the policy learns within each final run), or apply (--policy, no search)."),
+]
+Policy = Annotated[str | None, typer.Option(help="With --mode apply: a run, a policy folder or a schedule.yaml.")]
 Stop = Annotated[
     str | None, typer.Option(help="never, or auto: end when quality rises no more and keep the best encoder.")
 ]
@@ -59,6 +64,8 @@ KEYS = {
     "agent": "agent.name",
     "episodes": "agent.episodes",
     "seed": "seed",
+    "mode": "mode",
+    "policy": "policy",
     "eval_seeds": "final.seeds",
     "workers": "workers",
     "envs": "envs",

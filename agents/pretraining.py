@@ -10,7 +10,7 @@ from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
-from agents.training import data_notes, decision_metrics
+from agents.session import data_notes, decision_metrics
 from taskrl.assemble import assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
@@ -98,8 +98,13 @@ def find_generator(policy: str) -> Generator:
     """The generator for --policy. Raises ConfigError or RunFolderError."""
     if policy in NAMED or policy.startswith(FIXED):
         return generator_named(policy)
+    return find_policy(policy)
+
+
+def find_policy(policy: str) -> Generator:
+    """The generator of a run folder, a policy folder or a schedule's file. Raises RunFolderError."""
     path = Path(policy)
-    if policy.endswith(YAML):
+    if policy.endswith(YAML) and path.is_file():
         return Generator(name="schedule", source=str(path.absolute()))
     for candidate in (path / "policy", path):
         if (candidate / CARD).is_file():

@@ -92,7 +92,7 @@ def finish(
         "validity": validity,
         "choices": _choices(assembled, shown),
         "curves": _curves(finals),
-        "schedule": _schedule(shown, config.final.decisions),
+        "schedule": _schedule(shown),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
@@ -158,7 +158,7 @@ def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, A
             "reference": part.reference,
             "probabilities": np.round(table, 4).tolist(),
         }
-    planned = assembled.config.final.decisions
+    planned = _planned(finals)
     return {"progress": [round(index / planned, 4) for index in range(num)], "parts": parts}
 
 
@@ -176,7 +176,13 @@ def _usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
     return [Counter(spec for spec in column if spec is not None).most_common(1)[0][0] for column in columns]
 
 
-def _schedule(finals: Sequence[StoredFinal], planned: int) -> list[dict[str, Any]]:
+def _planned(finals: Sequence[StoredFinal]) -> int:
+    """Decisions of a whole final run."""
+    return max((int(final.row.get("planned_decisions", final.row["num_decisions"])) for final in finals), default=0)
+
+
+def _schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+    planned = _planned(finals)
     specs = _usual_specs(finals)
     return [
         {"progress": round(index / planned, 4), "task": TaskSpec.from_json(spec).describe()}

@@ -14,7 +14,7 @@ from taskrl.types import Compute
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What happened in an episode, decision by decision; one that was stopped has fewer of them.
+    """What happened in an episode, decision by decision; one that was stopped has fewer than `num_planned` of them.
 
     qualities has one entry more than specs: the untrained encoder's comes first. choices: probabilities at each
     decision.
@@ -27,6 +27,7 @@ class Trace:
     choices: tuple[Mapping[str, NDArray[np.float64]], ...]
     compute: Compute
     wall_seconds: float
+    num_planned: int
 
 
 def run_episode(
@@ -69,4 +70,5 @@ def run_episode(
         choices=tuple(choices),
         compute=trained + measured,
         wall_seconds=wall_s,
+        num_planned=env.episode.decisions,
     )

@@ -85,7 +85,8 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     if hand and turned:
         relation = "above" if turned.low > 0 else "below" if turned.high < 0 else "level with"
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
-    return sentence + ". The search is not in this comparison; its compute is in the table."
+    searched = any(row.get("search_flops") for row in rows)
+    return sentence + "." + (" The search is not in this comparison; its compute is in the table." if searched else "")
 
 
 def _compute_of(rows: Sequence[Row]) -> str:
@@ -93,7 +94,8 @@ def _compute_of(rows: Sequence[Row]) -> str:
     ours, theirs = (
         [row.get("num_decisions", 0) for row in rows if row["generator"] == name] for name in (LEARNED, REFERENCE)
     )
-    if ours == theirs:
+    whole = all(row.get("planned_decisions") == row["num_decisions"] for row in rows)
+    if ours == theirs or whole:
         return "at equal training compute"
     return f"(each stopped by its own quality, after {_mean(ours):.1f} and {_mean(theirs):.1f} decisions on average)"
 

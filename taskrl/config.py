@@ -167,11 +167,16 @@ class TrackingConfig(Section):
 class ExperimentConfig(Section):
     """Everything that decides a run, in one record.
 
+    mode: search for a task policy and then train with it; online: learn it within each final run; apply: train with
+    the one at `policy` (a run, a policy folder or a schedule.yaml).
+
     envs: where the episodes of a group run: in `workers` processes, batched in this one, or in `workers` Ray actors
     (ray_address: of their cluster; empty starts one here). auto: whichever of the first two is faster here.
     """
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    mode: Literal["search", "online", "apply"] = "search"
+    policy: str = ""
     envs: Literal["auto", "processes", "batched", "ray"] = "auto"
     ray_address: str = ""
     workers: int = Field(default=2, ge=1, le=256)

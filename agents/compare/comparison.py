@@ -21,8 +21,8 @@ from agents.final import UNTRAINED, Generator, check_generator, floors, train_fi
 from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.results import StoredFinal
+from agents.session import data_notes
 from agents.summary import PIXELS
-from agents.training import data_notes
 from envs.host import WorkerSetup
 from envs.pool import Pool
 from envs.workers import open_pool

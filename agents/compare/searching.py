@@ -12,6 +12,7 @@ from agents.catalogue import AGENTS
 from agents.compare.cells import Store
 from agents.compare.methods import AGENT, PRIOR
 from agents.compare.plan import POLICY, SearchPlan
+from agents.policy_search import search
 from agents.preparation import Preparation, prepare, settle
 from agents.progress import Reporter, TaskProgress
 from agents.results import search_curve
@@ -19,7 +20,7 @@ from agents.sb3 import SB3MetaOptimizer
 from agents.schedule import SCHEDULE, save_schedule
 from agents.searches.base import SearchSetting
 from agents.searches.catalogue import searches
-from agents.training import open_session, preparation_file, search
+from agents.session import open_session, preparation_file
 from envs.pool import Pool
 from taskrl.assemble import Assembled, assemble
 from taskrl.config import ExperimentConfig

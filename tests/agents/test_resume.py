@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import agents.policy_search
 import agents.training
 from agents.training import resume, train
 from taskrl import mlflow_store
@@ -47,7 +48,7 @@ def test_a_run_stopped_in_the_search_and_in_the_finals_ends_with_the_same_rows(
     out = tmp_path / "run"
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, agents.training.SearchLog, "add", 5)
+        interrupt_after(patch, agents.policy_search.SearchLog, "add", 5)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(**WHOLE), out, quiet(said))
     assert f"go on with: taskrl resume {out}" in said.getvalue()
@@ -79,7 +80,7 @@ def test_an_interrupted_run_is_killed_in_mlflow_and_goes_on_there(
     out = tmp_path / "run"
     config = tiny_config(tracking__uri="", final__seeds=0)
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, agents.training.SearchLog, "add", 5)
+        interrupt_after(patch, agents.policy_search.SearchLog, "add", 5)
         with pytest.raises(KeyboardInterrupt):
             train(config, out, quiet())
     client = client_of(out)
@@ -103,7 +104,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was stopped in its second group."""
     out = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, agents.training.SearchLog, "add", 5)
+        interrupt_after(patch, agents.policy_search.SearchLog, "add", 5)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(), out, quiet())
     return out

@@ -1,0 +1,108 @@
+"""The search of a run: reinforcement learning of its task policy, saved and charged."""
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from agents.final import reference_episode
+from agents.preparation import mean_curve, reference_seeds
+from agents.sb3 import Decision, SB3MetaOptimizer
+from agents.session import Session, decision_metrics, preparation_of
+from taskrl.config import ExperimentConfig
+from taskrl.folders import read_json
+from taskrl.meta import SearchBudget
+from taskrl.report_figures import duration
+from taskrl.run_folder import write_result
+from taskrl.tracking import Tracker
+
+PRIOR = "prior"
+
+
+def search(session: Session) -> dict[str, float]:
+    """Learn the policy (or find it finished) and save it; what the search cost."""
+    run, config = session.run, session.config
+    record = run.checkpoints / "search.json"
+    if record.is_file() and run.policy.is_dir():
+        return read_json(record)
+    started = time.perf_counter()
+    group = config.agent.group_size
+    num_episodes = math.ceil(config.agent.episodes / group) * group
+    log = SearchLog(session.tracker, config.episode.decisions)
+    with session.reporter.task("Search", num_episodes, "episode") as progress:
+
+        def observe(decision: Decision) -> None:
+            quality = log.add(decision)
+            if quality is not None:
+                progress.advance(f"quality {quality:.3f}")
+
+        optimizer = SB3MetaOptimizer(
+            agent=config.agent,
+            pool=session.pool,
+            decisions=config.episode.decisions,
+            seed=config.seed,
+            checkpoints=run.checkpoints,
+            observer=observe,
+        )
+        problem = session.assembled.problem
+        _save_policy(optimizer.prior(problem), run.checkpoints / PRIOR, config)
+        policy = optimizer.fit(
+            problem, budget=SearchBudget(num_episodes=config.agent.episodes), tracker=session.tracker
+        )
+    _save_policy(policy, run.policy, config)
+    total = optimizer.spent + preparation_of(run).spent
+    curve = config.reward.reference_curve if config.reward.shaping == "relative" else []
+    if not curve:
+        references = [result for _, result in session.pool.map(reference_episode, reference_seeds(config))]
+        curve = mean_curve([qualities for qualities, _ in references])
+        total = sum((compute for _, compute in references), total)
+    spent = {
+        "flops": total.flops,
+        "images": total.images,
+        "reference_quality": curve[-1],
+        "wall_seconds": round(time.perf_counter() - started, 2),
+        "overhead_share": round(log.overhead_share, 4),
+    }
+    session.reporter.say(
+        f"Search took {duration(spent['wall_seconds'])}; {100 * spent['overhead_share']:.1f} % of its decisions' "
+        "time was not training (measuring, policy, log)."
+    )
+    write_result(record, spent)
+    return spent
+
+
+def _save_policy(policy: Any, folder: Path, config: ExperimentConfig) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    policy.save(folder, {"data": config.data.source, "search_seed": config.seed, "episodes": config.agent.episodes})
+
+
+class SearchLog:
+    """Every decision of the search to the tracker: one batch a decision, one line an episode."""
+
+    def __init__(self, tracker: Tracker, decisions: int) -> None:
+        self._tracker = tracker
+        self._decisions = decisions
+        self._seconds = self._overhead_s = 0.0
+
+    @property
+    def overhead_share(self) -> float:
+        """The share of the search's time so far that was not training: measuring, policy, log, learner."""
+        return self._overhead_s / self._seconds if self._seconds else 0.0
+
+    def add(self, decision: Decision) -> float | None:
+        """Log it; the final quality when the decision ends its episode."""
+        step = decision.episode * self._decisions + decision.index
+        self._tracker.log_metrics(decision_metrics(decision.info, decision.reward), step=step)
+        timings = decision.info["timings"]
+        self._seconds += timings["decision_s"]
+        self._overhead_s += timings["decision_s"] * timings["overhead_share"]
+        if decision.index + 1 < self._decisions:
+            return None
+        quality = float(decision.info["quality"])
+        metrics = {"return": decision.info["return"], "final_quality": quality}
+        if "hidden_quality" in decision.info:
+            metrics["hidden_quality"] = float(decision.info["hidden_quality"])
+        self._tracker.log_metrics(metrics, step=decision.episode, kind="episode")
+        return quality

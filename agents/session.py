@@ -1,0 +1,114 @@
+"""One sitting of a run: its folder, problem, workers and tracker, and what every command says of its data."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agents.catalogue import AGENTS
+from agents.preparation import NOTHING, Preparation
+from agents.progress import Reporter
+from envs.host import WorkerSetup
+from envs.pool import Pool
+from envs.workers import open_pool
+from taskrl.assemble import Assembled
+from taskrl.config import ExperimentConfig, flatten
+from taskrl.data.dataset import RawDataset
+from taskrl.folders import read_json
+from taskrl.run_folder import RunFolder, write_result
+from taskrl.tasks.spec import TaskSpec
+from taskrl.tracking import Tracker, open_tracker
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Everything that one sitting of a run works with."""
+
+    run: RunFolder
+    assembled: Assembled
+    pool: Pool
+    tracker: Tracker
+    reporter: Reporter
+
+    @property
+    def config(self) -> ExperimentConfig:
+        return self.assembled.config
+
+
+def preparation_file(run: RunFolder) -> Path:
+    """Where `Preparation` is kept once it has been measured."""
+    return run.checkpoints / "preparation.json"
+
+
+def preparation_of(run: RunFolder) -> Preparation:
+    """What was measured when the run began; nothing for a run of an earlier version."""
+    file = preparation_file(run)
+    return Preparation.from_json(read_json(file)) if file.is_file() else NOTHING
+
+
+@contextmanager
+def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> Iterator[Session]:
+    """Tracker and workers around a block; however it ends, they are closed and MLflow is told how it ended."""
+    config = assembled.config
+    note = run.checkpoints / "tracking.json"
+    run_id = read_json(note).get("run_id") if note.is_file() else None
+    tracker = open_tracker(
+        run.path,
+        uri=config.tracking.uri or None,
+        experiment=config.tracking.experiment,
+        run_name=run.path.name,
+        run_id=run_id,
+        warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
+    )
+    codec = AGENTS[config.agent.name].codec
+    pool = open_pool(WorkerSetup(config, dataset, codec), warn=lambda sentence: reporter.say(f"Warning: {sentence}"))
+    status = "FAILED"
+    try:
+        tracker.log_params(flatten(config.model_dump()))
+        tracker.log_artifact(run.config_file)
+        yield Session(run, assembled, pool, tracker, reporter)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        reporter.say(f"Stopped. What is finished is kept; go on with: taskrl resume {run.path}")
+        raise
+    finally:
+        pool.close()
+        try:
+            tracker.close(status)
+        finally:  # a short run knows its id only once everything is stored
+            if tracker.run_id:
+                write_result(note, {"run_id": tracker.run_id})
+
+
+def data_notes(assembled: Assembled) -> list[str]:
+    """What was read: sizes of the roles, and what the loader had to leave out."""
+    splits = assembled.splits
+    inputs = {
+        "pretraining": splits.pretraining.inputs,
+        "probe": splits.probe.inputs,
+        "validation": splits.validation.inputs,
+    }
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in inputs.items())
+    labels = "labels" if splits.fitting else "no labels"
+    size = splits.pretraining.inputs.sample_shape
+    return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *(f"Note: {note}." for note in splits.notes)]
+
+
+def decision_metrics(info: Any, reward: float) -> dict[str, float]:
+    """Action, reward parts, quality, losses, throughput and compute of one decision as flat numbers."""
+    spec = TaskSpec.from_json(info["spec"])
+    timings = info.get("timings", {})
+    metrics = {"reward": reward, "quality": info["quality"], "diverged": float(info["diverged"])}
+    metrics |= {f"reward_part/{name}": value for name, value in info["reward_parts"].items()}
+    metrics |= {f"quality/{name}": value for name, value in info["quality_parts"].items()}
+    metrics |= {f"loss/{name}": value for name, value in info["losses"].items()}
+    metrics |= {f"steps/{name}": float(value) for name, value in info["num_steps"].items()}
+    metrics |= {f"share/{name}": value for name, value in spec.mixture}
+    metrics |= {f"level/{name}": value for name, value in spec.levels}
+    metrics |= {f"compute/{name}": float(value) for name, value in info["compute"].items()}
+    metrics |= {f"time/{name}": value for name, value in timings.items()}
+    if timings.get("train_s"):
+        metrics["steps_per_second"] = sum(info["num_steps"].values()) / timings["train_s"]
+    return metrics
