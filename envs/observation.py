@@ -98,7 +98,8 @@ class ObservationBuilder:
 
     def _entries(self, state: RunState) -> dict[str, float]:
         """All but the description and the last levels."""
-        length = math.log1p(state.num_steps) / math.log1p(LONGEST_STEPS)
+        shortest, longest = self.shown.lengths or (state.num_steps, state.num_steps)
+        length = math.log1p(min(max(state.num_steps, shortest), longest)) / math.log1p(LONGEST_STEPS)
         values = {"progress": state.progress, "budget": length, **state.signals}
         for name in self._space.objectives:
             values[f"share_so_far/{name}"] = sum(spec.share(name) for spec in state.specs) / max(len(state.specs), 1)

@@ -211,7 +211,10 @@ def _observation(config: ExperimentConfig, probe: Probe, space: TaskSpace) -> Ob
     mode, (parts, unlabelled) = config.agent.observe, observed_parts(probe)
     described = is_drawn(config.data.source) or mode == "descriptor"
     entries = description_entries([knob.name for knob in space.knobs if knob.used_by is None]) if described else ()
-    return ObservationSpec(mode=mode, description=entries, quality=parts, gains=unlabelled)
+    num_steps = config.episode.decisions * config.episode.steps_per_decision
+    return ObservationSpec(
+        mode=mode, description=entries, quality=parts, gains=unlabelled, lengths=(num_steps, num_steps)
+    )
 
 
 def reward_signal(config: ExperimentConfig, reference_step_flops: int) -> RewardSignal:

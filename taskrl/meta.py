@@ -32,13 +32,16 @@ class ObservationSpec:
 
     mode: "full" or an ablation. description: entries of the data set's description, where sets differ. quality:
     label-free parts of the paid quality with the bounds that they are shown between. gains: whether gains are shown,
-    which only a quality without labels allows.
+    which only a quality without labels allows. lengths: shortest and longest episode that is learned from, in steps of
+    the reference recipe; others are shown as the nearest of them, since what a policy never saw vary means nothing to
+    it (None: all are shown as they are).
     """
 
     mode: str = "full"
     description: tuple[str, ...] = ()
     quality: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gains: bool = False
+    lengths: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,6 +54,7 @@ class ObservationSpec:
             description=tuple(str(name) for name in record["description"]),
             quality={str(name): (float(low), float(high)) for name, (low, high) in record["quality"].items()},
             gains=bool(record["gains"]),
+            lengths=None if record.get("lengths") is None else (int(record["lengths"][0]), int(record["lengths"][1])),
         )
 
 

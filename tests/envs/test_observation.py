@@ -14,6 +14,7 @@ from agents.policy import SB3TaskPolicy, build_policy
 from envs.factory import make_env
 from envs.observation import LAST, ObservationBuilder, RunState
 from envs.task_generation import TaskGenerationEnv
+from taskrl.config import EpisodeConfig
 from taskrl.evaluation.detectability import Description
 from taskrl.meta import ObservationSpec
 from taskrl.tasks.spec import TaskSpec
@@ -130,6 +131,16 @@ def test_budget_grows_with_the_length_of_the_episode() -> None:
     short, long = tiny_env(), tiny_env(episode__steps_per_decision=3)
     first, second = (named(env, env.reset(seed=0)[0])["budget"] for env in (short, long))
     assert 0 < first < second < 1
+
+
+def test_a_length_that_was_never_learned_from_is_shown_as_the_nearest_that_was() -> None:
+    observe = builder(ObservationSpec(lengths=(60, 240)))
+    rows = [observe.build(RunState(progress=0, num_steps=steps, signals=SIGNALS)) for steps in (1, 60, 100, 240, 9000)]
+    budgets = [named(observe, row)["budget"] for row in rows]
+    assert budgets[0] == budgets[1] < budgets[2] < budgets[3] == budgets[4]
+    problem = tiny_env().problem
+    longer = make_env(problem, EpisodeConfig(decisions=2, steps_per_decision=50))
+    assert named(longer, longer.reset(seed=0)[0])["budget"] == named(tiny_env(), tiny_env().reset(seed=0)[0])["budget"]
 
 
 def test_no_part_of_a_labelled_quality_is_observed() -> None:
