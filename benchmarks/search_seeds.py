@@ -27,7 +27,9 @@ HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "configs" / "demo.yaml"
 HAND_TURNED = "fixed:no-mirror"
 WITHOUT_EFFECT: dict[str, Any] = {
-    **dict.fromkeys(("tracking", "workers", "worker_deadline_s", "envs", "ray_address"), True),
+    **dict.fromkeys(
+        ("tracking", "workers", "worker_deadline_s", "envs", "ray_address", "mode", "policy", "compare"), True
+    ),
     "predictor": {"compile"},
     "reward": {"scale", "reference_curve"},  # measured by the run itself
 }

@@ -102,7 +102,8 @@ class EpisodeConfig(Section):
 class AgentConfig(Section):
     """The learner. group_size: episodes that run in lock-step from the same initial encoder and data order.
 
-    persistence: logit that the level of the last decision gets at first, so that exploration is steady over an episode.
+    persistence: logit that the level of the last decision gets at first, so that exploration is steady over an episode
+    (group: episodes and a linear policy only).
     options: further keywords of the SB3 algorithm, e.g. {gae_lambda: 0.9}.
 
     group: what a group of `group_size` is: whole episodes side by side, or branches, which try several actions from one
