@@ -1,0 +1,151 @@
+"""Does the learned policy pay? The whole study, set by set and cell by cell; regenerates docs/results.md.
+
+    python benchmarks/does_it_pay.py --work build/pays --sets cluttered-digits
+    python benchmarks/does_it_pay.py --work build/pays --sets cluttered-digits fashion-mnist=PATH cifar10=PATH
+    python benchmarks/does_it_pay.py --work build/pays --sets ... --quick
+
+Every set is compared twice with `taskrl compare`, from one store of cells: in breadth (every method, final runs as long
+as a search) and in depth (what is asked for the whole sum, final runs 1 and 5 times as long). A stopped study goes on
+when it is started again. Settings: configs/pays.yaml. GTSRB, RSSCN7 and FSDD are opened once, at the end.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import torch
+from measure import finish, parser
+
+from agents.compare.claims import claim_sentence
+from agents.compare.comparison import compare
+from agents.progress import Reporter
+from taskrl.config import ExperimentConfig, load_config
+from taskrl.data.dataset import Part
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS, PAGE = ROOT / "configs" / "pays.yaml", ROOT / "docs" / "results.md"
+CELLS = ROOT / "benchmarks" / "results" / "pays"
+DEPTH = ("learned", "learned-argmax", "one-knob", "reference", "reference-total")
+LENGTHS = (1, 5)
+ELSEWHERE = ["compare.searches=3", "compare.finals=4"]
+QUICK = ["predictor.width=8", "predictor.batch_size=16", "episode.steps_per_decision=1", "agent.episodes=8",
+         "final.steps_per_decision=2", "compare.searches=2", "compare.finals=1"]  # fmt: skip
+QUICK_METHODS = ["learned", "one-knob", "random"]
+
+
+def main() -> None:
+    """Run what is missing, then write the page."""
+    options_parser = parser(__doc__)
+    options_parser.add_argument("--work", type=Path, required=True, help="Where comparisons lie; cells lie elsewhere.")
+    options_parser.add_argument("--sets", nargs="+", required=True, metavar="NAME[=PATH]")
+    options_parser.add_argument("--workers", type=int, default=2)
+    options_parser.add_argument("--cells", type=Path, default=CELLS)
+    options = options_parser.parse_args()
+    found: dict[str, dict[str, Any]] = {}
+    for text in options.sets:
+        name, _, path = text.partition("=")
+        source = name if not path else subset(name, path, options.work)
+        found[name] = {part: result(name, source, part, options) for part in ("breadth", "depth")}
+    text = page(found)
+    if not options.quick:
+        PAGE.write_text(text, encoding="utf-8")
+    verdicts = {name: parts["breadth"]["verdict"] for name, parts in found.items()}
+    kept = ("claims", "break_even", "table", "verdict", "notes", "machine", "versions", "config")
+    details = {
+        name: {part: {key: one[key] for key in kept} for part, one in parts.items()} for name, parts in found.items()
+    }
+    finish(__file__, options, verdicts, {"sets": details})
+
+
+def configuration(name: str, source: str, part: str, options: argparse.Namespace) -> ExperimentConfig:
+    """One comparison."""
+    overrides = [f"workers={options.workers}", *([] if name == "cluttered-digits" else ELSEWHERE)]
+    overrides += QUICK if options.quick else []
+    given: dict[str, Any] = {"data.source": source}
+    if name == "gtsrb":
+        given["data.groups"] = "track"
+    if part == "depth":
+        given |= {"compare.methods": list(DEPTH), "compare.lengths": list(LENGTHS)}
+    elif options.quick:
+        given["compare.methods"] = QUICK_METHODS
+    return load_config(SETTINGS, overrides, given)
+
+
+def result(name: str, source: str, part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A finished comparison of a set; run now as far as it is missing."""
+    cells = options.work / "quick-cells" if options.quick else options.cells
+    folder = options.work / f"{name}-{part}{'-quick' if options.quick else ''}"
+    return compare(configuration(name, source, part, options), folder, Reporter(), cells=cells)
+
+
+def subset(name: str, path: str, work: Path) -> str:
+    """An npz of at most 6,000 training and 1,500 test images of a set, drawn once."""
+    target = work / f"{name}.npz"
+    if not target.is_file():
+        dataset = checkpoints.dataset_of(name, path)
+        assert dataset.test is not None
+        work.mkdir(parents=True, exist_ok=True)
+        np.savez(target, **_columns(dataset.train, "train"), **_columns(dataset.test, "test"))
+    return str(target)
+
+
+def _columns(part: Part, half: str) -> dict[str, Any]:
+    assert part.labels is not None
+    images = part.inputs.take(torch.arange(len(part.inputs))).permute(0, 2, 3, 1).squeeze(-1).numpy()
+    groups = {} if part.groups is None else {f"track_{half}": part.groups.numpy()}
+    return {f"x_{half}": images, f"y_{half}": part.labels.numpy(), **groups}
+
+
+def page(found: dict[str, dict[str, Any]]) -> str:
+    """docs/results.md."""
+    lines = [
+        "# Does it pay? What we found",
+        "",
+        "Written by `benchmarks/does_it_pay.py`; settings in `configs/pays.yaml`, fixed before the first cell ran.",
+        "How each number is made: [compare.md](compare.md) and [protocol.md](protocol.md). Test images.",
+    ]
+    for name, parts in found.items():
+        lines += ["", f"## {name}", "", parts["breadth"]["verdict"], ""]
+        for part, title in (("breadth", "Every method, final runs as long as a search"), ("depth", "The whole sum")):
+            lines += [f"### {title}", "", *_table(parts[part]["table"]), "", *_claims(parts[part]["claims"]), ""]
+        lines += [parts["depth"]["break_even"]["sentence"]]
+    return "\n".join(lines) + "\n"
+
+
+def _table(entries: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        "| method | length | linear accuracy, % | minus `reference` | search | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        gap = entry["difference"]
+        cells = (
+            f"`{entry['method']}`",
+            f"{entry['length']}" if entry["length"] else "",
+            _interval(entry["linear"], ""),
+            _interval(gap, "+") if gap else "",
+            f"{entry['search_flops'] / 1e12:.2f} TF" if entry["search_flops"] else "",
+            f"{entry['train_flops'] / 1e12:.2f} TF" if entry["train_flops"] else "",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _interval(found: dict[str, float] | None, sign: str) -> str:
+    if found is None:
+        return ""
+    if found["low"] is None:
+        return f"{found['mean']:{sign}.1f}"
+    return f"{found['mean']:{sign}.1f} [{found['low']:{sign}.1f}, {found['high']:{sign}.1f}]"
+
+
+def _claims(entries: list[dict[str, Any]]) -> list[str]:
+    """Those that this comparison could measure."""
+    sentences = [claim_sentence(entry) for entry in entries]
+    return [f"- {sentence}" for sentence in sentences if "not measured without" not in sentence]
+
+
+if __name__ == "__main__":
+    main()
