@@ -1,5 +1,6 @@
 """The console script `taskrl`."""
 
+import errno
 import functools
 import shutil
 import signal
@@ -58,6 +59,8 @@ app = typer.Typer(
     add_completion=False,
 )
 F = TypeVar("F", bound=Callable[..., Any])
+# what the machine refuses, wherever it happens: no room, no right to write
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 
 
@@ -78,6 +81,15 @@ def friendly(command: F) -> F:
             return command(*args, **kwargs)
         except TaskrlError as error:
             typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(EXIT_BAD_INPUT) from None
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            typer.echo(
+                f"Error: {error.strerror}{where}; make room or mend the rights there. What is finished is kept.",
+                err=True,
+            )
             raise typer.Exit(EXIT_BAD_INPUT) from None
         except KeyboardInterrupt:
             raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from None

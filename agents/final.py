@@ -39,7 +39,7 @@ SUPERVISED = "supervised"
 HARD_VIEWS = "hard-views"
 PROFILE = "profile"
 FIXED = "fixed:"
-YAML = ".yaml"
+YAML = (".yaml", ".yml")
 NAMED = ("reference", "random", HARD_VIEWS, PROFILE, ONLINE)
 
 

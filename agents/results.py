@@ -17,6 +17,7 @@ from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
 from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
+from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.report import render_report
@@ -48,7 +49,13 @@ class StoredFinal:
 
     @staticmethod
     def read(path: Path) -> "StoredFinal":
-        return StoredFinal(**read_json(path))
+        """Raises RunFolderError when the file is damaged."""
+        try:
+            return StoredFinal(**read_json(path))
+        except (RunFolderError, TypeError):
+            raise RunFolderError(
+                f"{str(path)!r} is damaged; remove it, and taskrl resume trains that encoder again."
+            ) from None
 
 
 def finish(

@@ -1,5 +1,6 @@
 """Schedules: tasks fixed in advance, by progress; as a policy, and as a file that people can read and edit."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -116,8 +117,10 @@ def _spec_of(row: _Row, path: Path, space: TaskSpace) -> TaskSpec:
                     "Use the --objectives that it was found with and images with as many channels."
                 )
     total = sum(row.mixture.values())
-    if min(row.mixture.values()) < 0 or total <= 0:
-        raise ConfigError(f"Schedule {path} has a mixture of {row.mixture}; shares must be positive.")
+    if min(row.mixture.values()) < 0 or not 0 < total < math.inf:
+        raise ConfigError(
+            f"Schedule {path} has a mixture of {row.mixture}; shares must be positive and of a finite sum."
+        )
     shares = {name: row.mixture[name] / total for name in space.objectives if row.mixture.get(name)}
     wanted = TaskSpec(mixture=tuple(shares.items()), levels=tuple(row.levels.items()))
     spec = space.decode(space.encode(wanted))

@@ -68,8 +68,12 @@ def write_text(path: Path, text: str) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside and rename, so that a reader never sees half a file."""
     draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)  # else a power cut leaves the new name with nothing in it
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

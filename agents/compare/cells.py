@@ -43,6 +43,15 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def make(self) -> None:
+        """The folder, where it is missing. Raises RunFolderError when it cannot be made."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunFolderError(
+                f"The folder of cells {str(self.folder)!r} cannot be made ({error.strerror}); name another --cells."
+            ) from None
+
     def place(self, cell: Cell) -> Path:
         """The file of a cell; the folder of a search."""
         return self.folder / (cell.name if cell.kind == "search" else f"{cell.name}.json")
@@ -73,7 +82,7 @@ class Store:
 
     def write(self, cell: Cell, content: Mapping[str, Any]) -> None:
         """Keep a cell that is one file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make()
         write_atomically(self.place(cell), _text(cell, content))
 
     def write_search(self, cell: Cell, content: Mapping[str, Any], source: Path) -> None:
@@ -82,7 +91,7 @@ class Store:
         """
         if self.has(cell):
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make()
         paths = sorted(source.iterdir()) if source.is_dir() else [source]
         with new_folder(self.place(cell)) as draft:
             target = draft / source.name if source.is_dir() else draft

@@ -265,11 +265,11 @@ def claim_sentence(entry: Mapping[str, Any]) -> str:
         return f"{head}: {OPEN} without {', '.join(entry['without'])}."
     digits = 3 if entry["unit"] == "quality" else 1
     gaps = ", ".join(
-        f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}] vs {name}"
+        f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}] {entry['unit']} vs {name}"
         + ("" if abs(gap["compute"] - 1) <= ABOUT_EQUAL else f" (at {gap['compute']:.2f}x its compute)")
         for name, gap in entry["against"].items()
     )
     why = f" ({entry['why']})" if entry["why"] else ""
     goal = "" if entry["goal"] is None else f"; goal {'reached' if entry['goal'] else 'not reached'}"
     missing = f"; without {', '.join(entry['without'])}" if entry["without"] else ""
-    return f"{head}: {gaps} {entry['unit']}: {entry['status']}{why}{goal}{missing}."
+    return f"{head}: {gaps}: {entry['status']}{why}{goal}{missing}."

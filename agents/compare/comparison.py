@@ -18,6 +18,7 @@ from agents.compare.outcome import finish
 from agents.compare.plan import FinalPlan, Plan, SearchPlan, with_lengths
 from agents.compare.searching import SearchTools, cost_of, search_in_pool, search_with_agent
 from agents.final import UNTRAINED, Generator, check_generator, floors, train_final
+from agents.keeping import kept_folders
 from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.results import StoredFinal
@@ -57,6 +58,8 @@ def compare(
     for note in expected.notes(plan):
         reporter.say(note)
     check_budget(budget, expected)
+    if cells is not None:
+        store.make()
     if folder.exists():
         folder.check_data(plan.data)
     else:
@@ -185,8 +188,8 @@ def _pixels(plan: Plan, folder: ComparisonFolder, tools: SearchTools) -> dict[st
 
 def _export(plan: Plan, final: FinalPlan, folder: ComparisonFolder, tools: SearchTools) -> None:
     """Cells hold no weights: the encoder that is carried away is trained once more from its seed."""
-    for left_over in folder.run.path.glob("encoder*"):
-        shutil.rmtree(left_over)
+    for left_over in kept_folders(folder.run.encoder):
+        shutil.rmtree(left_over, ignore_errors=True)
     job = plan.job_of(final, _flops(final, tools.store), tools.store, export_to=folder.run.encoder)
     job = dataclasses.replace(job, read_test=False)  # it has been scored
     serial = plan.config.predictor.device == "cpu" and plan.config.envs != "batched"

@@ -65,10 +65,16 @@ class ComparisonFolder:
         """`asked` with what the first sitting resolved, so that all sittings run the same. Raises RunFolderError when
         this is the folder of another comparison.
         """
-        before = read_json(self.asked_file).get("asked")
+        try:
+            before = read_json(self.asked_file).get("asked")
+        except RunFolderError:
+            before = None
         now = decisive(asked)
         if not isinstance(before, dict):
-            raise RunFolderError(f"{str(self.asked_file)!r} is damaged; name another --out.")
+            raise RunFolderError(
+                f"{str(self.asked_file)!r} is damaged; name another --out, and give --cells {self.cells} so that "
+                "nothing that is finished is run again."
+            )
         before = decisive(ExperimentConfig()) | before  # a key that a later version brought
         for key in dict.fromkeys([*now, *before]):
             if now.get(key) != before.get(key):

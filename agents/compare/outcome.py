@@ -85,7 +85,7 @@ def inspect_comparison(path: Path, reporter: Reporter) -> None:
     folder = ComparisonFolder.at(path)
     if not folder.run.result_file.is_file():
         raise RunFolderError(f"{str(path)!r} is not finished; give the same taskrl compare command again.")
-    show(folder, read_json(folder.run.result_file), reporter)
+    show(folder, _result_of(folder), reporter)
 
 
 def _best(rows: Sequence[Row], method: str, length: int) -> dict[str, Any]:
@@ -105,8 +105,26 @@ def _exported(folder: ComparisonFolder) -> dict[str, Any] | None:
     """What an earlier sitting exported, if it is still there."""
     if not (folder.run.result_file.is_file() and folder.run.encoder.is_dir()):
         return None
-    found = read_json(folder.run.result_file).get("encoder")
+    try:
+        found = _result_of(folder)["encoder"]
+    except RunFolderError:  # it is written anew in a moment
+        return None
     return found if isinstance(found, dict) else None
+
+
+def _result_of(folder: ComparisonFolder) -> dict[str, Any]:
+    """result.json. Raises RunFolderError when it is damaged or of another version."""
+    file = folder.run.result_file
+    try:
+        result = read_json(file)
+    except RunFolderError:
+        result = {}
+    if (result.get("format_version"), result.get("kind")) != (RESULT_VERSION, "comparison"):
+        raise RunFolderError(
+            f"{str(file)!r} is damaged or of another version; give the same taskrl compare command again, which writes "
+            "it anew."
+        )
+    return result
 
 
 def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Reporter) -> None:

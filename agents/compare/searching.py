@@ -25,6 +25,7 @@ from envs.pool import Pool
 from taskrl.assemble import Assembled, assemble
 from taskrl.config import ExperimentConfig
 from taskrl.data.dataset import RawDataset
+from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
 from taskrl.modalities.image.datasets import is_drawn
 from taskrl.run_folder import RunFolder, write_result
@@ -165,7 +166,12 @@ def _of_a_search(config: ExperimentConfig) -> ExperimentConfig:
 def _timed(file: Path) -> Iterator[Path]:
     """The seconds of the block are added to those in `file`, however it ends."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    before = float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
+    try:
+        before = float(file.read_text(encoding="utf-8")) if file.is_file() else 0.0
+    except ValueError:
+        raise RunFolderError(
+            f"{str(file)!r} holds no number of seconds; write into it how long the search took so far, or 0."
+        ) from None
     started = time.perf_counter()
     try:
         yield file

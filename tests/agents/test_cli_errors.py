@@ -1,6 +1,8 @@
 """Bad input: one sentence on stderr, exit code 2, no traceback, nothing made and nothing overwritten."""
 
+import errno
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -232,6 +234,15 @@ def test_a_gpu_that_is_not_there_is_said(device: str, bad: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options = ["train", "--out", "out", *tiny_options(), "--device", device]
     refuses(options, "no CUDA GPU found", bad, monkeypatch)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_disk_that_refuses_is_one_sentence(number: int, bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number), "runs/x")
+
+    monkeypatch.setattr("agents.training.train", refuse)
+    refuses(["train", "--out", "out"], f"{os.strerror(number)} (runs/x); make room", bad, monkeypatch)
 
 
 def test_several_mistakes_are_named_together(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:

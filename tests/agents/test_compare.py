@@ -249,6 +249,37 @@ def test_a_search_whose_policy_was_damaged_is_named_and_refused(compared: Path, 
         compare(tiny_config(**OPTIONS), out, quiet())
 
 
+def test_a_comparison_without_its_record_says_how_to_keep_its_cells(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(compared, out)
+    for text in ('{"asked"', "{}", ""):
+        (out / "comparison.json").write_text(text)
+        with pytest.raises(RunFolderError, match=f"damaged; name another --out, and give --cells {out / 'cells'}"):
+            compare(tiny_config(**OPTIONS), out, quiet())
+
+
+def test_a_damaged_result_is_written_anew_and_foreign_files_stay(compared: Path, tmp_path: Path) -> None:
+    out, rows = tmp_path / "copy", rows_of(compared)
+    shutil.copytree(compared, out)
+    (out / "encoder-notes.txt").write_text("mine")
+    (out / "encoder-mine").mkdir()
+    for text in ("{}", "{", ""):
+        (out / "result.json").write_text(text)
+        outcome = taskrl("inspect", out)
+        assert outcome.exit_code == 2 and "same taskrl compare command" in outcome.stderr, outcome.output
+    compare(tiny_config(**OPTIONS), out, quiet())
+    assert rows_of(out) == rows and (out / "encoder").is_dir()
+    assert (out / "encoder-notes.txt").read_text() == "mine" and (out / "encoder-mine").is_dir()
+
+
+@pytest.mark.parametrize("cells", ["file.txt", "file.txt/cells"])
+def test_cells_that_cannot_be_made_are_told_before_anything_is_run(cells: str, here: Path) -> None:
+    (here / "file.txt").write_text("mine")
+    outcome = taskrl("compare", "--out", "out", "--cells", cells, "--methods", "reference", *tiny_options())
+    assert outcome.exit_code == 2 and "name another --cells" in outcome.stderr
+    assert not (here / "out").exists()
+
+
 def test_a_comparison_is_recorded_with_a_run_for_each_method(
     compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

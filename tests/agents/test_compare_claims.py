@@ -219,6 +219,8 @@ def test_every_claim_is_one_line() -> None:
     for entry in judge(ALL, 1, "cluttered-digits"):
         sentence = claim_sentence(entry)
         assert "\n" not in sentence and entry["claim"] in sentence and sentence.endswith(".")
+    (entry,) = [entry for entry in judge(ALL, 1, "cluttered-digits") if entry["claim"] == "pays"]
+    assert "] points vs reference-total" in claim_sentence(entry)
 
 
 def test_the_figure_is_a_picture(tmp_path: Path) -> None:

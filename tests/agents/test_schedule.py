@@ -111,6 +111,10 @@ DAMAGE = {
         "format_version: 1\ntasks: [{from: 0, mixture: {contrastive: 2, rotation: -1}, levels: {}}]\n",
         "positive",
     ),
+    "shares beyond all numbers": (
+        "format_version: 1\ntasks: [{from: 0, mixture: {contrastive: 1.0e+308, rotation: 1.0e+308}, levels: {}}]\n",
+        "finite sum",
+    ),
     "a missing level": ("format_version: 1\ntasks: [{from: 0, mixture: {contrastive: 1}, levels: {}}]\n", "crop"),
     "too large": ("#" * 300_000, "at most 200000"),
 }
@@ -167,7 +171,8 @@ def test_a_generator_may_be_a_schedule(tmp_path: Path) -> None:
 def test_pretrain_plays_a_schedule_and_refuses_a_broken_one(tmp_path: Path) -> None:
     path, out = tmp_path / "schedule.yaml", tmp_path / "run"
     save_schedule(path, rows(box(), 2), {})
-    result = taskrl("pretrain", "--policy", path, "--out", out, *tiny_options())
+    short = path.rename(path.with_suffix(".yml"))  # the other usual ending
+    result = taskrl("pretrain", "--policy", short, "--out", out, *tiny_options())
     assert result.exit_code == 0, result.output
     path.write_text("tasks: [")
     result = taskrl("pretrain", "--policy", path, "--out", tmp_path / "other", *tiny_options())
