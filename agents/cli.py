@@ -142,7 +142,9 @@ def pretrain(
     out: Out,
     policy: Annotated[
         str,
-        typer.Option(help="A run folder, a schedule.yaml, or reference, online, profile, random, fixed:RECIPE."),
+        typer.Option(
+            help="A run folder, a schedule.yaml, or reference, online, profile, hard-views, random, fixed:RECIPE."
+        ),
     ],
     data: Data = None,
     config: ConfigFile = None,
