@@ -11,7 +11,7 @@ import torch
 
 from agents.catalogue import AGENTS, algorithm_settings
 from agents.compare.cells import Store, data_fingerprint
-from agents.compare.cost import check_budget, forecast
+from agents.compare.cost import budget_seconds, check_budget, forecast
 from agents.compare.folder import ComparisonFolder
 from agents.compare.methods import AGENT, Method, chosen_methods
 from agents.compare.outcome import finish
@@ -42,6 +42,7 @@ def compare(
     out/cells. Raises ConfigError, DataError or RunFolderError before anything is run or written.
     """
     folder = ComparisonFolder.at(out)
+    bound_s = None if budget is None else budget_seconds(budget)
     asked = config
     if folder.exists():
         config = folder.resolved(asked)
@@ -57,7 +58,7 @@ def compare(
         reporter.say(note)
     for note in expected.notes(plan):
         reporter.say(note)
-    check_budget(budget, expected)
+    check_budget(bound_s, expected)
     if cells is not None:
         store.make()
     if folder.exists():

@@ -345,7 +345,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an objective that is not there": (["--methods", "masked", "--objectives", "contrastive"], "does not have masked"),
     "groups of one": (["--methods", "shuffled", "--set", "agent.group_size=1"], "agent.group_size of at least 2"),
     "a budget that is no time": (["--budget", "soon"], "'soon' is no time"),
-    "a budget that is too small": (["--budget", "1s"], "more than --budget 1s"),
+    "a budget that is too small": (["--budget", "1s"], "more than --budget allows"),
 }
 
 
