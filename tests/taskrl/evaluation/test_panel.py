@@ -98,7 +98,7 @@ def test_a_constant_encoder_ranks_below_noise_and_noise_below_knowledge(data: Pr
 
 
 def test_a_copy_of_the_inputs_is_penalised_and_pooled_features_are_not() -> None:
-    assert [copy_penalty(r2) for r2 in (-0.3, 0.5, 0.8, 0.9, 1.0)] == pytest.approx([0, 0, 0, 5, 10])
+    assert [copy_penalty(r2) for r2 in (-0.3, 0.5, 0.85, 0.925, 1.0)] == pytest.approx([0, 0, 0, 5, 10])
     inputs, folds = noise(NUM, 1, 2, 4), torch.arange(NUM) % 4
     targets = {"known": noise(NUM, 2), "copy": inputs.flatten(1)}
     data = ProbeData(
