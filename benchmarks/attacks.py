@@ -1,4 +1,4 @@
-"""Encoders that a gameable measure would prefer: noise, whitened noise, a constant, raw pixels, and real ones."""
+"""Encoders that a gameable measure would prefer: noise, whitened noise, a constant, raw pixels, fine and coarse."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -41,11 +41,17 @@ def pixels(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images.float() / 255, side).flatten(1)
 
 
+def miniature(images: Tensor) -> Tensor:
+    """The image averaged down to 4 x 4: pixels again, but too coarse for the copy guard to see."""
+    return F.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1)
+
+
 ATTACKS: Mapping[str, Encode] = {
     "noise": noise,
     "whitened_noise": whitened_noise,
     "constant": constant,
     "pixels": pixels,
+    "miniature": miniature,
 }
 
 
