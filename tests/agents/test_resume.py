@@ -163,7 +163,15 @@ def test_ctrl_c_exits_with_130_names_the_remedy_and_leaves_no_process(tmp_path: 
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
     process = subprocess.Popen(
-        command, cwd=root, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True
+        command,
+        cwd=root,
+        env=environment,
+        stdout=-1,
+        stderr=-1,
+        text=True,
+        start_new_session=True,
+        # a suite in the background of a script inherits that interrupts are ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + START_DEADLINE_S
     children: list[int] = []
