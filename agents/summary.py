@@ -102,7 +102,11 @@ def _compute_of(rows: Sequence[Row]) -> str:
 
 def warnings_of(rows: Sequence[Row]) -> list[str]:
     """Set-ups that the protocol calls broken."""
-    gap = difference(rows, REFERENCE, UNTRAINED)
+    return broken_notes(rows, difference(rows, REFERENCE, UNTRAINED))
+
+
+def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
+    """What to say of `gap`, the reference minus an untrained encoder, where it is too small."""
     if measured_by(rows) == "linear_accuracy" and gap is not None and gap.mean < BROKEN_MARGIN:
         return [
             f"The reference recipe is only {gap.mean:+.1f} points above an untrained encoder: this set-up is too short "
@@ -134,10 +138,10 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
         table.add_row(
             f"{entry['generator']} {entry['mark']}".strip(),
             str(entry["num_seeds"]),
-            _cell(entry["linear"], 1),
-            _cell(entry["knn"], 1),
-            _cell(entry["quality"], 3),
-            "" if gap is None else f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}]",
+            interval_text(entry["linear"], 1),
+            interval_text(entry["knn"], 1),
+            interval_text(entry["quality"], 3),
+            interval_text(gap, digits, "+"),
             flops_text(entry["train_flops"]),
             flops_text(entry["search_flops"]),
             f"{entry['wall_seconds']:.0f}" if entry["wall_seconds"] else "",
@@ -173,12 +177,14 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _cell(interval: Mapping[str, Any] | None, digits: int) -> str:
+def interval_text(interval: Mapping[str, Any] | None, digits: int, sign: str = "") -> str:
+    """E.g. "82.4 [81.3, 83.9]"; empty for none, the mean alone without bounds. sign: "+" for differences."""
     if interval is None:
         return ""
+    form = f"{sign}.{digits}f"
     if interval["low"] is None:
-        return f"{interval['mean']:.{digits}f}"
-    return f"{interval['mean']:.{digits}f} [{interval['low']:.{digits}f}, {interval['high']:.{digits}f}]"
+        return f"{interval['mean']:{form}}"
+    return f"{interval['mean']:{form}} [{interval['low']:{form}}, {interval['high']:{form}}]"
 
 
 def flops_text(value: float) -> str:

@@ -21,6 +21,7 @@ from measure import finish, parser
 from agents.compare.claims import claim_sentence
 from agents.compare.comparison import compare
 from agents.progress import Reporter
+from agents.summary import flops_text, interval_text
 from taskrl.config import ExperimentConfig, load_config
 from taskrl.data.dataset import Part
 
@@ -120,25 +121,16 @@ def _table(entries: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for entry in entries:
-        gap = entry["difference"]
         cells = (
             f"`{entry['method']}`",
             f"{entry['length']}" if entry["length"] else "",
-            _interval(entry["linear"], ""),
-            _interval(gap, "+") if gap else "",
-            f"{entry['search_flops'] / 1e12:.2f} TF" if entry["search_flops"] else "",
-            f"{entry['train_flops'] / 1e12:.2f} TF" if entry["train_flops"] else "",
+            interval_text(entry["linear"], 1),
+            interval_text(entry["difference"], 1, "+"),
+            flops_text(entry["search_flops"]),
+            flops_text(entry["train_flops"]),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return rows
-
-
-def _interval(found: dict[str, float] | None, sign: str) -> str:
-    if found is None:
-        return ""
-    if found["low"] is None:
-        return f"{found['mean']:{sign}.1f}"
-    return f"{found['mean']:{sign}.1f} [{found['low']:{sign}.1f}, {found['high']:{sign}.1f}]"
 
 
 def _claims(entries: list[dict[str, Any]]) -> list[str]:

@@ -10,12 +10,11 @@ from agents.compare.table import (
     ACCURACY,
     Row,
     difference,
-    measured_by,
     pairs,
     rows_of,
     validated_by,
 )
-from agents.summary import LEARNED, REFERENCE
+from agents.summary import LEARNED, REFERENCE, interval_text, measured_by
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 
 BENCH = "cluttered-digits"
@@ -265,7 +264,7 @@ def claim_sentence(entry: Mapping[str, Any]) -> str:
         return f"{head}: {OPEN} without {', '.join(entry['without'])}."
     digits = 3 if entry["unit"] == "quality" else 1
     gaps = ", ".join(
-        f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}] {entry['unit']} vs {name}"
+        f"{interval_text(gap, digits, '+')} {entry['unit']} vs {name}"
         + ("" if abs(gap["compute"] - 1) <= ABOUT_EQUAL else f" (at {gap['compute']:.2f}x its compute)")
         for name, gap in entry["against"].items()
     )

@@ -10,17 +10,21 @@ from typing import Any
 from rich.table import Table
 
 from agents.final import UNTRAINED
-from agents.summary import BROKEN_MARGIN, FLOORS, LEARNED, PIXELS, REFERENCE, flops_text
+from agents.summary import (
+    FLOORS,
+    LEARNED,
+    PIXELS,
+    REFERENCE,
+    broken_notes,
+    flops_text,
+    interval_text,
+    measured_by,
+)
 from taskrl.evaluation.statistics import Interval, bootstrap, hierarchical_bootstrap
 from taskrl.report_figures import duration
 
 Row = Mapping[str, Any]
 ACCURACY, QUALITY, VALIDATION = "linear_accuracy", "quality", "validation_accuracy"
-
-
-def measured_by(rows: Sequence[Row]) -> str:
-    """The column that decides: linear accuracy where there are labels, else quality."""
-    return ACCURACY if all(row[ACCURACY] is not None for row in rows) else QUALITY
 
 
 def validated_by(rows: Sequence[Row]) -> str:
@@ -80,13 +84,7 @@ def table_of(rows: Sequence[Row], pixels: Mapping[str, float] | None) -> list[di
 
 def notes_of(rows: Sequence[Row], length: int) -> list[str]:
     """What makes a comparison worth less than it looks."""
-    notes = []
-    gap = difference(rows, REFERENCE, UNTRAINED, length)
-    if measured_by(rows) == ACCURACY and gap is not None and gap.mean < BROKEN_MARGIN:
-        notes.append(
-            f"The reference recipe is only {gap.mean:+.1f} points above an untrained encoder: this set-up is too short "
-            "or too small to judge anything; raise final.steps_per_decision or the encoder's width."
-        )
+    notes = broken_notes(rows, difference(rows, REFERENCE, UNTRAINED, length))
     if {row["number"] for row in rows if row["method"] == LEARNED} == {0}:
         notes.append("One search says nothing about others: its intervals are over train seeds alone.")
     return notes
@@ -105,12 +103,12 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
             f"{entry['method']} {entry['mark']}".strip(),
             f"{entry['length']}x" if entry["length"] and entry["train_flops"] else "",
             str(entry["num"]),
-            _text(entry["linear"], 1),
+            interval_text(entry["linear"], 1),
             *(
                 f"{entry[name]['mean']:.{places}f}" if entry[name] else ""
                 for name, places in (("knn", 1), ("quality", 3))
             ),
-            "" if gap is None else f"{gap['mean']:+.{digits}f} [{gap['low']:+.{digits}f}, {gap['high']:+.{digits}f}]",
+            interval_text(gap, digits, "+"),
             *(flops_text(entry[name]) for name in ("train_flops", "search_flops")),
             *(duration(entry[name]) if entry[name] else "" for name in ("train_seconds", "search_seconds")),
         )
@@ -156,11 +154,3 @@ def _interval_of(rows: Sequence[Row], column: str) -> dict[str, float] | None:
 
 def _mean(rows: Sequence[Row], column: str) -> float:
     return float(sum(row[column] for row in rows) / len(rows))
-
-
-def _text(found: Mapping[str, float] | None, digits: int) -> str:
-    if found is None:
-        return ""
-    if found["low"] is None:
-        return f"{found['mean']:.{digits}f}"
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
