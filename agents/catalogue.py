@@ -9,6 +9,7 @@ from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from agents.matching import ProbabilityMatching
 from taskrl.config import AgentConfig
 from taskrl.errors import ConfigError, unknown_name
 from taskrl.registry import Registry
@@ -20,6 +21,7 @@ REPLAY_SIZE = 10_000
 RESERVED = {
     *("policy", "env", "seed", "device", "policy_kwargs", "n_steps", "train_freq", "tensorboard_log", "verbose"),
     *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "action_noise"),
+    *("task_space", "names", "prior_strength", "persistence"),
     *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "optimize_memory_usage", "_init_setup_model"),
 }
 SMALLEST = {"batch_size": 2, "n_epochs": 1, "buffer_size": 1, "stats_window_size": 1, "target_update_interval": 1}
@@ -37,6 +39,11 @@ class AgentKind:
     policy: str
     settings: Settings
 
+    @property
+    def matches(self) -> bool:
+        """Whether it is ProbabilityMatching, which has to know what actions mean."""
+        return self.algorithm is ProbabilityMatching
+
 
 AGENTS: Registry[AgentKind] = Registry("agent")
 
@@ -50,6 +57,8 @@ def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
             raise ConfigError(unknown_name(f"option of {agent.name}", name, set(known) - RESERVED))
         _check_option(f"agent.options.{name}", name, value, known[name].default)
     _check_group(agent)
+    if kind.matches:
+        _check_matching(agent)
     # later rewards are relative to branches that all begin where this decision was gone on from: they say nothing of it
     horizon = {"gamma": 0.0} if agent.group == "branches" else {}
     return kind.settings(agent, decisions) | dict(agent.options) | horizon
@@ -64,6 +73,21 @@ def _check_group(agent: AgentConfig) -> None:
         raise ConfigError(
             f"agent.options.gamma is {agent.options['gamma']!r}; with agent.group=branches a decision is paid for "
             "itself alone, so leave gamma out."
+        )
+
+
+def _check_matching(agent: AgentConfig) -> None:
+    """What a policy gradient can use and a Bayesian linear model cannot."""
+    unused = {
+        "group=branches": agent.group == "branches",
+        "group_size=1": agent.group_size < 2,
+        f"hidden={agent.hidden}": bool(agent.hidden),
+        f"learning_rate={agent.learning_rate}": agent.learning_rate is not None,
+    }
+    for key in (key for key, used in unused.items() if used):
+        raise ConfigError(
+            f"agent.{key} cannot be used by {agent.name}, which fits a linear model to groups of whole episodes; leave "
+            "it out, or choose agent.name=ppo."
         )
 
 
@@ -122,6 +146,11 @@ def _a2c(agent: AgentConfig, decisions: int) -> dict[str, Any]:
     }
 
 
+def _thompson(agent: AgentConfig, decisions: int) -> dict[str, Any]:
+    """Its prior is the agent's: the same as that of every other agent."""
+    return {"n_steps": decisions, "prior_strength": agent.prior_strength}
+
+
 def _off_policy(agent: AgentConfig, decisions: int) -> dict[str, Any]:
     """Two groups of warm-up drawn from the prior; as many gradient steps as environment steps after each group."""
     return {
@@ -150,6 +179,7 @@ def _register(name: str, algorithm: type[BaseAlgorithm], codec: Codec, family: s
     AGENTS.register(name)(kind)
 
 
+_register("thompson", ProbabilityMatching, "multidiscrete", "logits", _thompson)
 _register("ppo", PPO, "multidiscrete", "logits", _ppo)
 _register("a2c", A2C, "multidiscrete", "logits", _a2c)
 _register("maskable-ppo", MaskablePPO, "multidiscrete", "logits", _ppo)

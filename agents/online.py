@@ -6,9 +6,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.searches.bandit import Memory
 from agents.searches.playing import prior_probabilities
-from agents.searches.thompson import TaskFeatures
+from agents.searches.thompson import Memory, TaskFeatures
 from envs.observation import ObservationBuilder
 from taskrl.config import EpisodeConfig
 from taskrl.meta import Action, Observation

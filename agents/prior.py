@@ -5,6 +5,7 @@ that from the prior instead of uniformly.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,8 @@ def centre(
         _set(policy.action_net, np.concatenate(space.prior_logits(strength)))
         # gains are a few hundredths: SB3's first values, of order 1, would bury them in the advantages
         _set(policy.value_net, np.zeros(1, dtype=np.float32), scale=0.0)
-        names = ObservationBuilder(space, shown).names
         if persistence:
-            first = names.index(f"last/{space.parts[0].name}/0")
-            num_levels = sum(len(part.levels) for part in space.parts)
-            with torch.no_grad():
-                weight: torch.Tensor = policy.action_net.weight  # type: ignore[assignment, union-attr]
-                weight[:, first : first + num_levels] += persistence * torch.eye(num_levels)
+            _persist(policy, space, ObservationBuilder(space, shown).names, persistence)
     elif family == "values":
         values = np.zeros(int(space.action_space.n), dtype=np.float32)  # type: ignore[attr-defined]
         values[int(space.encode(space.reference))] = REFERENCE_VALUE * strength
@@ -97,7 +93,34 @@ def centre(
         _set(policy.actor.log_std, np.full_like(mean, prior_log_std(strength)))  # type: ignore[union-attr]
 
 
-def _set(layer: Any, bias: NDArray[np.float32], *, scale: float = WEIGHT_SCALE) -> None:
+def set_logits(
+    policy: BasePolicy,
+    space: TaskSpace,
+    names: Sequence[str],
+    *,
+    start: NDArray[np.float64],
+    slope: NDArray[np.float64],
+    persistence: float,
+) -> None:
+    """Make a linear policy's logits `start` + progress x `slope` (all parts in a row), and `persistence` more for what
+    was played last. names: of the observation's entries.
+    """
+    _set(policy.action_net, start, scale=0.0)
+    with torch.no_grad():
+        weight: torch.Tensor = policy.action_net.weight  # type: ignore[assignment, union-attr]
+        weight[:, names.index("progress")] = torch.as_tensor(slope)
+    _persist(policy, space, names, persistence)
+
+
+def _persist(policy: BasePolicy, space: TaskSpace, names: Sequence[str], persistence: float) -> None:
+    first = names.index(f"last/{space.parts[0].name}/0")
+    num_levels = sum(len(part.levels) for part in space.parts)
+    with torch.no_grad():
+        weight: torch.Tensor = policy.action_net.weight  # type: ignore[assignment, union-attr]
+        weight[:, first : first + num_levels] += persistence * torch.eye(num_levels)
+
+
+def _set(layer: Any, bias: NDArray[np.floating], *, scale: float = WEIGHT_SCALE) -> None:
     assert isinstance(layer, nn.Linear)
     with torch.no_grad():
         layer.weight.mul_(scale)

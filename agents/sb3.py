@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.catalogue import AGENTS, AgentKind, algorithm_settings, policy_settings
+from agents.matching import ProbabilityMatching
 from agents.policy import SB3TaskPolicy
 from agents.prior import centre, exploring_space
 from agents.sb3_logging import make_logger
@@ -118,18 +119,22 @@ class SB3MetaOptimizer:
             branches=self.agent.group == "branches",
         )
         algorithm: Any = self.kind.algorithm
+        linear = self.kind.policy == "MlpPolicy" and not self.agent.hidden
+        # branches compare actions: that most of them repeat the last one would leave little to compare
+        persistence = self.agent.persistence if linear and self.agent.group == "episodes" else 0.0
+        settings = algorithm_settings(self.agent, self._decisions)
+        if self.kind.matches:
+            names = ObservationBuilder.of(problem).names
+            settings |= {"task_space": space, "names": names, "persistence": persistence}
         model: BaseAlgorithm = algorithm(
             self.kind.policy,
             environment,
             policy_kwargs=policy_settings(self.agent, self.kind),
             seed=derive_seed(self._seed, "sb3") % 2**31,
             device="cpu",
-            **algorithm_settings(self.agent, self._decisions),
+            **settings,
         )
         strength = self.agent.prior_strength
-        linear = self.kind.policy == "MlpPolicy" and not self.agent.hidden
-        # branches compare actions: that most of them repeat the last one would leave little to compare
-        persistence = self.agent.persistence if linear and self.agent.group == "episodes" else 0.0
         shown = problem.observation
         centre(model.policy, self.kind.family, space, shown, strength=strength, persistence=persistence)
         return model
@@ -224,6 +229,8 @@ def _state_of(model: BaseAlgorithm) -> dict[str, Any]:
     }
     if getattr(model, "log_ent_coef", None) is not None:
         state["log_ent_coef"] = model.log_ent_coef.detach().clone()  # type: ignore[attr-defined]
+    if isinstance(model, ProbabilityMatching):
+        state["memory"] = [_as_tensor(np.stack(rows)) for rows in (model.memory.x, model.memory.gains)]
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
         state["replay"] = {name: _as_tensor(getattr(buffer, name)) for name in REPLAY_ARRAYS if hasattr(buffer, name)}
@@ -246,6 +253,8 @@ def _restore_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         for name, tensor in state["replay"].items():
             getattr(buffer, name)[...] = tensor.numpy()
         buffer.pos, buffer.full = state["replay_position"]
+    if isinstance(model, ProbabilityMatching):
+        model.memory.x, model.memory.gains = (list(rows.numpy()) for rows in state["memory"])
     torch.set_rng_state(state["rng_torch"])
     name, keys, position, has_gauss, cached = json.loads(state["rng_numpy"])
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002 (SB3's)

@@ -27,7 +27,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "agent.learning_rate": None,
         "agent.options": {},
     },
-    "branches": {"agent.group": "branches"},
+    "branches": {
+        "agent.name": "ppo",
+        "agent.group": "branches",
+        "agent.learning_rate": None,
+        "agent.options": {},
+    },
     "no-state": {"agent.observe": "zeroed"},
     "shuffled": {"agent.shuffle_rewards": True},
 }

@@ -1,52 +1,15 @@
 """Bandit search: linear Thompson sampling over tasks, decision by decision, against a control on the same seed."""
 
-from dataclasses import dataclass, field
-from typing import final
-
 import numpy as np
 
 from agents.searches.base import SEARCHES, Found, SearchSetting
 from agents.searches.playing import Player, Schedule, best_schedule
-from agents.searches.thompson import LinearThompson, TaskFeatures, Vector, log_evidence
+from agents.searches.thompson import Memory, TaskFeatures, Vector
 from taskrl.seeding import numpy_generator
 
 CONTROL_SHARE = 8  # one seed in eight episodes, each with its control
 MIN_CONTROLS = 2
 CHECK_SHARE = 6  # a sixth of the budget
-FORGETTING = 0.99  # an episode
-SCALES = (0.03, 0.1, 0.3, 1.0)  # of effects and of noise, in units of the gains' root mean square
-
-
-@final
-@dataclass
-class Memory:
-    """What was observed, episode by episode: tasks as vectors (N, D), and their gains over the control's (N,)."""
-
-    prior_mean: Vector
-    x: list[Vector] = field(default_factory=list)
-    gains: list[Vector] = field(default_factory=list)
-
-    def add(self, x: Vector, gains: Vector) -> None:
-        self.x.append(x)
-        self.gains.append(gains)
-
-    def model(self) -> LinearThompson:
-        """The posterior. The sds of effects and noise are those that explain the gains best (empirical Bayes)."""
-        mean = self.prior_mean
-        if not self.gains:
-            return LinearThompson(mean, np.ones_like(mean), noise_sd=1.0)
-        x, gains = np.concatenate(self.x), np.concatenate(self.gains)
-        scale = max(float(np.sqrt(np.mean(np.square(gains)))), 1e-9)
-
-        def evidence(pair: tuple[float, float]) -> float:
-            effect, noise = pair
-            return log_evidence(x, gains, effect * mean, np.full_like(mean, effect), noise_sd=noise)
-
-        effect, noise = max(((scale * first, scale * second) for first in SCALES for second in SCALES), key=evidence)
-        model = LinearThompson(effect * mean, np.full_like(mean, effect), noise_sd=noise, forgetting=FORGETTING)
-        for rows, row_gains in zip(self.x, self.gains, strict=True):
-            model.update(rows, row_gains)
-        return model
 
 
 @SEARCHES.register("bandit")

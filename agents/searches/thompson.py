@@ -1,6 +1,7 @@
 """Linear Thompson sampling: what each level of a task adds to a gain, learned as a Bayesian linear regression."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import final
 
@@ -11,6 +12,8 @@ from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
 Vector = NDArray[np.float64]
+FORGETTING = 0.99  # an episode
+SCALES = (0.03, 0.1, 0.3, 1.0)  # of effects and of noise, in units of the gains' root mean square
 
 
 @final
@@ -68,6 +71,38 @@ def log_evidence(x: Vector, gain: Vector, prior_mean: Vector, prior_sd: Vector, 
 
 
 @final
+@dataclass
+class Memory:
+    """What was observed, episode by episode: tasks as vectors (N, D), and their gains over the control's (N,)."""
+
+    prior_mean: Vector
+    x: list[Vector] = field(default_factory=list)
+    gains: list[Vector] = field(default_factory=list)
+
+    def add(self, x: Vector, gains: Vector) -> None:
+        self.x.append(x)
+        self.gains.append(gains)
+
+    def model(self) -> LinearThompson:
+        """The posterior. The sds of effects and noise are those that explain the gains best (empirical Bayes)."""
+        mean = self.prior_mean
+        if not self.gains:
+            return LinearThompson(mean, np.ones_like(mean), noise_sd=1.0)
+        x, gains = np.concatenate(self.x), np.concatenate(self.gains)
+        scale = max(float(np.sqrt(np.mean(np.square(gains)))), 1e-9)
+
+        def evidence(pair: tuple[float, float]) -> float:
+            effect, noise = pair
+            return log_evidence(x, gains, effect * mean, np.full_like(mean, effect), noise_sd=noise)
+
+        effect, noise = max(((scale * first, scale * second) for first in SCALES for second in SCALES), key=evidence)
+        model = LinearThompson(effect * mean, np.full_like(mean, effect), noise_sd=noise, forgetting=FORGETTING)
+        for rows, row_gains in zip(self.x, self.gains, strict=True):
+            model.update(rows, row_gains)
+        return model
+
+
+@final
 class TaskFeatures:
     """Tasks as vectors for a linear model, and the best task of such a model.
 
@@ -96,14 +131,18 @@ class TaskFeatures:
 
     def best(self, weights: Vector, progress: float) -> TaskSpec:
         """The task of the largest weights . of(task, progress)."""
-        constant, slope = np.split(weights, 2)
+        return self._space.decode(self.best_levels(weights[None], progress)[0])
+
+    def best_levels(self, weights: Vector, progress: float) -> NDArray[np.int64]:
+        """For each row of weights (S, D), the level of each part that is best at `progress` (S, num_parts)."""
+        constant, slope = np.split(weights, 2, axis=1)
         effects = constant + self._slope(progress) * slope
-        levels = [part.reference for part in self._space.parts]
-        gains = [0.0] * len(levels)
-        for (part, level), effect in zip(self._columns, effects, strict=True):
-            if effect > gains[part]:
-                levels[part], gains[part] = level, float(effect)
-        return self._space.decode(np.array(levels, dtype=np.int64))
+        levels = np.tile(np.array([part.reference for part in self._space.parts], dtype=np.int64), (len(weights), 1))
+        gains = np.zeros(levels.shape)
+        for column, (part, level) in enumerate(self._columns):
+            better = effects[:, column] > gains[:, part]
+            levels[better, part], gains[better, part] = level, effects[better, column]
+        return levels
 
     def rows(self, specs: Sequence[TaskSpec], progress: Sequence[float]) -> Vector:
         """`of` for several tasks (N, D)."""

@@ -20,7 +20,7 @@ from taskrl.tasks.space import Codec, TaskSpace
 from taskrl.tracking import NullTracker
 from tests.envs.tiny import tiny_config
 
-NAMES = ("ppo", "a2c", "dqn", "sac", "tqc", "maskable-ppo", "recurrent-ppo")
+NAMES = ("thompson", "ppo", "a2c", "dqn", "sac", "tqc", "maskable-ppo", "recurrent-ppo")
 EPISODES, DECISIONS = 8, 2
 IMAGE = (1, 16, 16)
 
