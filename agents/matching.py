@@ -107,7 +107,7 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         """
         model = self.memory.model()
         rng = numpy_generator(self.seed or 0, "probability matching", len(self.memory.gains))
-        draws = np.stack([model.sample(rng) for _ in range(self._num_draws)])
+        draws = model.samples(rng, self._num_draws)
         draws = model.mean + (draws - model.mean) / np.sqrt(sharpness)
         first, last = (self._logits(draws, self._middle(index)) for index in (0, self.n_steps - 1))
         slope = (last - first) / (1 - 1 / self.n_steps)  # the last decision is observed at this progress

@@ -19,6 +19,8 @@ ONLINE = "online"
 EVERY = 4  # decisions, of which one is the reference's
 STEPS_PER_DECISION = 20
 MIN_DECISIONS, MAX_DECISIONS = 2 * EVERY, 64
+EXPLORING = 0.5  # of the run; what an encoder is trained on last counts most, so that the rest is played for good
+PRIOR_STRENGTH = 2.0  # a run pays for what it tries, and tries too little to tell many changes apart
 DRIFT = 0.2  # one run says too little about how effects change over it to be believed at once
 
 
@@ -36,9 +38,11 @@ class OnlinePolicy:
     Every fourth decision plays the reference. Its gains, interpolated between two of them, are the baseline of the
     three decisions in between: gains shrink as training goes on whatever is played, and the baseline takes that away.
     What was played between two references is learned from when the second one is known.
+
+    In the second half of the run nothing is tried any more: the best task under the posterior mean is played.
     """
 
-    def __init__(self, space: TaskSpace, *, seed: int, prior_strength: float = 1.0) -> None:
+    def __init__(self, space: TaskSpace, *, seed: int, prior_strength: float = PRIOR_STRENGTH) -> None:
         """space: of the canonical codec."""
         self._space = space
         self._prior_strength = prior_strength
@@ -60,39 +64,46 @@ class OnlinePolicy:
     def propose(
         self, observation: Observation, state: Any = None, *, deterministic: bool = False
     ) -> tuple[Action, Any]:
-        """The reference at every fourth decision, else the best task under a draw of the model's weights, or under
-        their mean.
+        """The reference at every fourth decision of the exploring half, else the best task under a draw of the model's
+        weights; under their mean in the other half.
         """
         self._at = float(observation[self._progress])
-        if self._index % EVERY == 0:
+        if self._is_control(self._at):
             self._spec = self._space.reference
         else:
             model = self._memory.model()
-            weights = model.mean if deterministic else model.sample(self._rng)
-            self._spec = self._features.best(weights, self._at)
+            certain = deterministic or self._at >= EXPLORING
+            self._spec = self._features.best(model.mean if certain else model.sample(self._rng), self._at)
         return self._space.encode(self._spec), state
 
     def learn(self, gain: float) -> None:
         """The gain of the task that was proposed last. Raises ValueError when there is none."""
         if self._spec is None:
             raise ValueError("learn() needs a task that was proposed and not yet learned from; call propose() first")
-        if self._index % EVERY == 0:
+        if self._is_control(self._at):
             self._close(gain)
-        else:
+        elif self._at < EXPLORING:
             self._waiting.append((self._spec, self._at, gain))
         self._spec = None
         self._index += 1
 
     def probabilities(self, observation: Observation) -> Mapping[str, NDArray[np.float64]]:
-        """Certain where the reference is played; elsewhere the prior, which the first draws follow: what later draws
-        follow is in what was played.
+        """Certain where the reference, or what was found, is played; elsewhere the prior, which the first draws follow:
+        what later draws follow is in what was played.
         """
-        names = self._space.part_names()
-        if self._index % EVERY == 0:
-            rows = [np.eye(len(part.levels))[part.reference] for part in self._space.parts]
+        names, at = self._space.part_names(), float(observation[self._progress])
+        if self._is_control(at) or at >= EXPLORING:
+            found = self._features.best(self._memory.model().mean, at)
+            spec = self._space.reference if self._is_control(at) else found
+            levels = zip(self._space.parts, self._space.level_indices(spec), strict=True)
+            rows = [np.eye(len(part.levels))[level] for part, level in levels]
         else:
             rows = prior_probabilities(self._space, self._prior_strength)
         return dict(zip(names, rows, strict=True))
+
+    def _is_control(self, progress: float) -> bool:
+        """Whether the present decision is the reference's; what was tried last meets one more of them."""
+        return self._index % EVERY == 0 and (progress < EXPLORING or bool(self._waiting))
 
     def _close(self, gain: float) -> None:
         """Learn from the decisions between the last reference and this one, whose gain is `gain`."""

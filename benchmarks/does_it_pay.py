@@ -2,11 +2,13 @@
 
     python benchmarks/does_it_pay.py --work build/pays --sets cluttered-digits
     python benchmarks/does_it_pay.py --work build/pays --sets cluttered-digits fashion-mnist=PATH cifar10=PATH
+    python benchmarks/does_it_pay.py --work build/pays --sets ... --parts breadth --finals 2
     python benchmarks/does_it_pay.py --work build/pays --sets ... --quick
 
 Every set is compared twice with `taskrl compare`, from one store of cells: in breadth (every method, final runs as long
 as a search) and in depth (what is asked for the whole sum, final runs 1 and 5 times as long). A stopped study goes on
-when it is started again. Settings: configs/pays.yaml. GTSRB, RSSCN7 and FSDD are opened once, at the end.
+when it is started again; one with fewer final encoders, or without depth, is a part of the whole: nothing is run twice.
+The page says what it rests on. Settings: configs/pays.yaml. GTSRB, RSSCN7 and FSDD are opened once, at the end.
 """
 
 import argparse
@@ -30,6 +32,7 @@ SETTINGS, PAGE = ROOT / "configs" / "pays.yaml", ROOT / "docs" / "results.md"
 CELLS = ROOT / "benchmarks" / "results" / "pays"
 DEPTH = ("learned", "learned-argmax", "one-knob", "reference", "reference-total")
 LENGTHS = (1, 5)
+PARTS = {"breadth": "Every method, final runs as long as a search", "depth": "The whole sum"}
 ELSEWHERE = ["compare.searches=3", "compare.finals=4"]
 QUICK = ["predictor.width=8", "predictor.batch_size=16", "episode.steps_per_decision=1", "agent.episodes=8",
          "final.steps_per_decision=2", "compare.searches=2", "compare.finals=1"]  # fmt: skip
@@ -43,16 +46,19 @@ def main() -> None:
     options_parser.add_argument("--sets", nargs="+", required=True, metavar="NAME[=PATH]")
     options_parser.add_argument("--workers", type=int, default=2)
     options_parser.add_argument("--cells", type=Path, default=CELLS)
+    options_parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    options_parser.add_argument("--methods", type=lambda text: text.split(","), help="Of breadth; all, when left out.")
+    options_parser.add_argument("--finals", type=int, help="Of each search; the settings' number, when left out.")
     options = options_parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
     for text in options.sets:
         name, _, path = text.partition("=")
         source = name if not path else subset(name, path, options.work)
-        found[name] = {part: result(name, source, part, options) for part in ("breadth", "depth")}
+        found[name] = {part: result(name, source, part, options) for part in options.parts}
     text = page(found)
     if not options.quick:
         PAGE.write_text(text, encoding="utf-8")
-    verdicts = {name: parts["breadth"]["verdict"] for name, parts in found.items()}
+    verdicts = {name: next(iter(parts.values()))["verdict"] for name, parts in found.items()}
     kept = ("claims", "break_even", "table", "verdict", "notes", "machine", "versions", "config")
     details = {
         name: {part: {key: one[key] for key in kept} for part, one in parts.items()} for name, parts in found.items()
@@ -64,13 +70,14 @@ def configuration(name: str, source: str, part: str, options: argparse.Namespace
     """One comparison."""
     overrides = [f"workers={options.workers}", *([] if name == "cluttered-digits" else ELSEWHERE)]
     overrides += QUICK if options.quick else []
+    overrides += [] if options.finals is None else [f"compare.finals={options.finals}"]
     given: dict[str, Any] = {"data.source": source}
     if name == "gtsrb":
         given["data.groups"] = "track"
     if part == "depth":
         given |= {"compare.methods": list(DEPTH), "compare.lengths": list(LENGTHS)}
-    elif options.quick:
-        given["compare.methods"] = QUICK_METHODS
+    elif options.methods or options.quick:
+        given["compare.methods"] = options.methods or QUICK_METHODS
     return load_config(SETTINGS, overrides, given)
 
 
@@ -108,10 +115,13 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         "How each number is made: [compare.md](compare.md) and [protocol.md](protocol.md). Test images.",
     ]
     for name, parts in found.items():
-        lines += ["", f"## {name}", "", parts["breadth"]["verdict"], ""]
-        for part, title in (("breadth", "Every method, final runs as long as a search"), ("depth", "The whole sum")):
-            lines += [f"### {title}", "", *_table(parts[part]["table"]), "", *_claims(parts[part]["claims"]), ""]
-        lines += [parts["depth"]["break_even"]["sentence"]]
+        lines += ["", f"## {name}", "", next(iter(parts.values()))["verdict"], ""]
+        for part, one in parts.items():
+            compare = one["config"]["compare"]
+            rests_on = f"{compare['searches']} searches, {compare['finals']} final encoders of each."
+            lines += [f"### {PARTS[part]}", "", rests_on, "", *_table(one["table"]), "", *_claims(one["claims"]), ""]
+        if "depth" in parts:
+            lines += [parts["depth"]["break_even"]["sentence"]]
     return "\n".join(lines) + "\n"
 
 

@@ -111,7 +111,7 @@ class AgentConfig(Section):
     shuffle_rewards: the control in which rewards of a decision are dealt out anew within a group.
     """
 
-    name: str = "ppo"
+    name: str = "thompson"
     episodes: int = Field(default=112, ge=1)
     group_size: int = Field(default=8, ge=1, le=256)
     prior_strength: float = Field(default=1.0, ge=0, le=10)

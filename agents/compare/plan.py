@@ -67,7 +67,7 @@ class Plan:
 
     @cached_property
     def finals(self) -> list[FinalPlan]:
-        """Every final encoder, paired by its train seed: search s has the train seeds from s * finals on."""
+        """Every final encoder, paired by train seeds, which the searches take in turns: more finals keep theirs."""
         compare = self.config.compare
         plans = []
         for method in self.methods:
@@ -144,7 +144,7 @@ class Plan:
         )
 
     def _final(self, method: Method, length: int, train_seed: int) -> FinalPlan:
-        number = train_seed // self.config.compare.finals
+        number = train_seed % self.config.compare.searches
         base = self.config.seed
         seed = base if method.search in ("", PRIOR) else base + number
         search = None

@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.schedule import row_at
 from agents.searches.base import Played, SearchSetting
+from envs.host import Stepped
+from envs.observation import ObservationBuilder, RunState
 from taskrl.config import EpisodeConfig
 from taskrl.seeding import derive_seed, numpy_generator
 from taskrl.tasks.space import TaskSpace
@@ -80,3 +83,54 @@ def fake_setting(space: TaskSpace, pool: FakePool, **changes: Any) -> SearchSett
 
     arguments: dict[str, Any] = {"problem": Problem(), "pool": pool, "episode": EPISODE, "num_episodes": 48, "seed": 0}
     return SearchSetting(**(arguments | changes))
+
+
+class FakeEpisodes:
+    """Environments in lock-step whose gains are known, for learners that act decision by decision (a `Pool`)."""
+
+    num_workers = 2
+
+    def __init__(self, space: TaskSpace, effect: Effect, *, decisions: int = 4, noise: float = 0.01) -> None:
+        self._space = space
+        self._effect = effect
+        self._decisions = decisions
+        self._noise = noise
+        self._observe = ObservationBuilder(space)
+        self._specs: dict[int, list[TaskSpec]] = {}
+        self._seeds: dict[int, int] = {}
+        self._answers: dict[int, list[Any]] = {0: [], 1: []}
+
+    def call(self, worker: int, method: str, *arguments: Any) -> None:
+        self._answers[worker].append(getattr(self, method)(*arguments))
+
+    def result(self, worker: int) -> Any:
+        return self._answers[worker].pop(0)
+
+    def reset(self, env_id: int, seed: int) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        self._specs[env_id], self._seeds[env_id] = [], seed
+        return self._observation(env_id), {}
+
+    def step(self, env_id: int, index: int, action: Any) -> Stepped:
+        specs = self._specs[env_id]
+        gain = self._effect(self._space.decode(action), len(specs) / self._decisions)
+        specs.append(self._space.decode(action))
+        own = numpy_generator(self._seeds[env_id], "noise", *(spec.to_json() for spec in specs))
+        luck = numpy_generator(self._seeds[env_id], "luck", index).normal(0, 0.03)
+        reward = (0.5 + gain) / self._decisions + luck + own.normal(0, self._noise)
+        spent = {"train_flops": len(specs), "train_images": 1, "measure_flops": 0, "measure_images": 0}
+        info = {"compute": spent, "quality": 0.0}
+        done = len(specs) == self._decisions
+        values = (self._observation(env_id), reward, done, False, info)
+        return Stepped(values, {"train_s": 0.0, "measure_s": 0.0}, None)
+
+    def map(self, job: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def _observation(self, env_id: int) -> NDArray[np.float32]:
+        specs = self._specs[env_id]
+        signals = dict.fromkeys(("feature_std", "effective_rank", "uniformity"), 0.5)
+        progress = len(specs) / self._decisions
+        return self._observe.build(RunState(progress=progress, num_steps=4, signals=signals, specs=specs))

@@ -88,7 +88,7 @@ def test_every_method_trains_on_the_same_paired_seeds(compared: Path) -> None:
     for method in methods:
         assert [row["train_seed"] for row in rows if row["method"] == method] == [0, 1, 2, 3]
     learned = [(row["number"], row["search_seed"]) for row in rows if row["method"] == "learned"]
-    assert learned == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    assert learned == [(0, 0), (1, 1), (0, 0), (1, 1)], "searches take turns"
     assert {row["number"] for row in rows if row["method"] in ("reference", "random", "prior")} == {None}
 
 
@@ -188,13 +188,25 @@ def test_cells_are_shared_between_comparisons(compared: Path, tmp_path: Path, mo
 
 
 def test_what_two_methods_have_in_common_is_run_once() -> None:
-    config = tiny_config(compare__methods=["learned", "branches"], agent__group="branches")
-    assembled = tiny_problem(compare__methods=["learned", "branches"], agent__group="branches")
+    changes: dict[str, Any] = {"agent__name": "ppo", "agent__group": "branches"}
+    config = tiny_config(compare__methods=["learned", "branches"], **changes)
+    assembled = tiny_problem(compare__methods=["learned", "branches"], **changes)
     known = catalogue(config, 1)
     plan = Plan(assembled, (known["learned"], known["branches"]), "data")
     assert len(plan.searches) == config.compare.searches
     cells = [plan.cell_of(final, 0).name for final in plan.finals]
     assert len(cells) == 2 * len(set(cells))
+
+
+def test_more_finals_keep_the_encoders_that_are_there() -> None:
+    def cells(finals: int) -> set[str]:
+        assembled = tiny_problem(compare__searches=3, compare__finals=finals)
+        known = catalogue(assembled.config, 1)
+        plan = Plan(assembled, (known["learned"], known["static"], known["reference"]), "data")
+        return {plan.cell_of(final, 0).name for final in plan.finals}
+
+    assert cells(1) < cells(2) < cells(5)
+    assert len(cells(5)) == 3 * 3 * 5
 
 
 @pytest.mark.parametrize(

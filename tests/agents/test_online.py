@@ -22,6 +22,7 @@ SPACE = TaskSpace(
     ],
 )
 NUM = 64
+HALF = NUM // 2
 
 
 def gain(spec: TaskSpec, progress: float, rng: np.random.Generator) -> float:
@@ -40,23 +41,28 @@ def played(seed: int) -> list[TaskSpec]:
         action, _ = policy.propose(observation)
         specs.append(SPACE.decode(action))
         policy.learn(gain(specs[-1], index / NUM, rng))
-    assert policy.num_learned_from == NUM - NUM // EVERY - (EVERY - 1)  # the last ones never meet a second reference
+    assert policy.num_learned_from == HALF - HALF // EVERY, "each one that was tried meets a second reference"
     return specs
 
 
-def test_every_fourth_decision_is_the_reference() -> None:
+def test_every_fourth_decision_of_the_first_half_is_the_reference() -> None:
     specs = played(0)
-    assert all(specs[index] == SPACE.reference for index in range(0, NUM, EVERY))
+    assert all(specs[index] == SPACE.reference for index in range(0, HALF + 1, EVERY))
     assert any(spec != SPACE.reference for spec in specs)
+
+
+def test_in_the_second_half_nothing_is_tried_any_more() -> None:
+    for seed in range(4):
+        assert len(set(played(seed)[HALF + 1 :])) <= 2, "one task, or two where the best one changes with progress"
 
 
 def test_it_learns_which_level_gains_more_as_it_goes() -> None:
     early, late = [], []
     for seed in range(8):
         own = [dict(spec.levels) for index, spec in enumerate(played(seed)) if index % EVERY]
-        early.append(np.mean([row["mirror"] == 0 and row["blur"] == 0 for row in own[:12]]))
-        late.append(np.mean([row["mirror"] == 0 and row["blur"] == 0 for row in own[-12:]]))
-    assert np.mean(late) > 0.85
+        early.append(np.mean([row["mirror"] == 0 and row["blur"] == 0 for row in own[:8]]))
+        late.append(np.mean([row["mirror"] == 0 and row["blur"] == 0 for row in own[-8:]]))
+    assert np.mean(late) > 0.7
     assert np.mean(late) > np.mean(early) + 0.2
 
 

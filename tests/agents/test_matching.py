@@ -1,0 +1,124 @@
+"""Promises of probability matching: it finds what helps, explores its doubts, and shuffled rewards teach it nothing."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.policy import SB3TaskPolicy
+from agents.sb3 import Decision, SB3MetaOptimizer
+from taskrl.config import AgentConfig
+from taskrl.errors import ConfigError
+from taskrl.meta import ObservationSpec, SearchBudget
+from taskrl.tasks.space import TaskSpace
+from taskrl.tasks.spec import TaskSpec
+from taskrl.tracking import NullTracker
+from tests.agents.fake_pool import Effect, FakeEpisodes, additive, level_effects
+from tests.agents.learning import space_for
+from tests.envs.tiny import tiny_config
+
+SPACE = space_for(tiny_config(), "multidiscrete")
+GOOD = {"mirror": 0, "crop": 1}
+EFFECTS = level_effects(SPACE, GOOD)
+BEST = 0.5 + 0.05 * len(GOOD)
+REFERENCE = 0.5
+DECISIONS, GROUP, EPISODES = 4, 8, 64
+
+
+def learned(
+    effect: Effect, *, seed: int = 0, space: TaskSpace = SPACE, **agent: Any
+) -> tuple[SB3TaskPolicy, list[Decision]]:
+    """The policy of a search of 64 episodes, and its decisions."""
+    decisions: list[Decision] = []
+    config = AgentConfig(**({"name": "thompson", "episodes": EPISODES, "group_size": GROUP} | agent))
+    pool = FakeEpisodes(space, effect, decisions=DECISIONS)
+    optimizer = SB3MetaOptimizer(agent=config, pool=pool, decisions=DECISIONS, seed=seed, observer=decisions.append)
+    problem: Any = SimpleNamespace(task_space=space, observation=ObservationSpec(), drawn=None, describe=None)
+    problem.describe = lambda: SimpleNamespace(compute=optimizer.spent)
+    policy = optimizer.fit(problem, budget=SearchBudget(num_episodes=config.episodes), tracker=NullTracker())
+    return policy, decisions
+
+
+def worth(policy: SB3TaskPolicy, effect: Effect, *, episodes: int = 40, **how: Any) -> float:
+    """Mean quality of episodes under the policy, without noise."""
+    pool = FakeEpisodes(policy.space, effect, decisions=DECISIONS)
+    total = 0.0
+    for _ in range(episodes):
+        observation, _ = pool.reset(0, 0)
+        for index in range(DECISIONS):
+            action, _ = policy.propose(observation, **how)
+            total += 0.5 + effect(policy.space.decode(action), index / DECISIONS)
+            observation = pool.step(0, index, action).values[0]
+    return total / episodes / DECISIONS
+
+
+def mean_worth(effect: Effect, seeds: range, **agent: Any) -> float:
+    return float(np.mean([worth(learned(effect, seed=seed, **agent)[0], effect) for seed in seeds]))
+
+
+def test_most_of_what_helps_is_found_in_64_episodes_where_a_policy_gradient_finds_half() -> None:
+    effect, seeds = additive(SPACE, EFFECTS), range(4)
+    found = mean_worth(effect, seeds)
+    assert found > REFERENCE + 0.75 * (BEST - REFERENCE)
+    assert found > mean_worth(effect, seeds, name="ppo") + 0.2 * (BEST - REFERENCE)
+
+
+def test_it_earns_more_as_it_goes_and_is_surer_in_the_end_than_while_it_learned() -> None:
+    effect = additive(SPACE, EFFECTS)
+    policy, decisions = learned(effect)
+    rewards = np.array([decision.reward for decision in decisions]).reshape(EPISODES // GROUP, -1).mean(axis=1)
+    assert rewards[-2:].mean() > rewards[:2].mean()
+    unsharpened, _ = learned(effect, options={"sharpness": 1.0})
+    assert worth(policy, effect) > worth(unsharpened, effect)
+
+
+def test_shuffled_rewards_teach_it_nothing() -> None:
+    """On average: a single search believes in some chance pattern."""
+    effect, seeds = additive(SPACE, EFFECTS), range(6)
+    assert mean_worth(effect, seeds, shuffle_rewards=True) < REFERENCE
+
+
+def test_an_effect_that_turns_round_within_an_episode_is_followed() -> None:
+    def effect(spec: TaskSpec, progress: float) -> float:
+        return 0.4 * (progress - 0.4) * (dict(spec.levels)["mirror"] == 0)
+
+    policy, _ = learned(effect, options={"drift": 1.0}, persistence=0.0)
+    pool = FakeEpisodes(SPACE, effect, decisions=DECISIONS)
+    observation, _ = pool.reset(0, 0)
+    unplayed = []
+    for index in range(DECISIONS):
+        unplayed.append(policy.probabilities(observation)["mirror"][0])
+        observation = pool.step(0, index, SPACE.encode(SPACE.reference)).values[0]
+    assert unplayed[0] < 0.5 < unplayed[-1]
+
+
+def test_closed_levels_stay_shut() -> None:
+    config = tiny_config(tasks__forbid=["blur"], tasks__limit=["crop>=0.6"])
+    space = space_for(config, "multidiscrete")
+    policy, decisions = learned(additive(space, level_effects(space, {})), space=space, episodes=16)
+    (crop,) = [part for part in space.parts if part.name == "crop"]
+    observation, _ = FakeEpisodes(space, lambda spec, progress: 0.0).reset(0, 0)
+    table = policy.probabilities(observation)
+    assert table["blur"][0] == pytest.approx(1)
+    assert table["crop"][~np.array(crop.allowed)].max() < 1e-6
+    assert all(space.level_indices(space.decode(d.info["action"]))[0] >= 0 for d in decisions)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"group": "branches"}, "group=branches"),
+        ({"group_size": 1}, "group_size=1"),
+        ({"hidden": [8]}, "hidden"),
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({"options": {"clip_range": 0.1}}, "clip_range"),
+        ({"options": {"task_space": 1}}, "task_space"),
+        ({"options": {"sharpness": 0.0}}, "sharpness"),
+        ({"options": {"drift": -1.0}}, "drift"),
+        ({"options": {"num_draws": 0}}, "num_draws"),
+    ],
+)
+def test_settings_that_it_cannot_use_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        learned(additive(SPACE, EFFECTS), **changes)
