@@ -104,7 +104,7 @@ def test_mlflow_has_a_finished_run_with_a_nested_run_for_each_encoder(finished: 
     runs = client.search_runs([experiment.experiment_id], max_results=200)
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["agent.name"] == "ppo"
+    assert parent.data.params["agent.name"] == "thompson"
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     names = {f"{row['generator']}-{row['train_seed']}".replace(":", "_") for row in finished.result()["rows"]}
     assert {run.info.run_name.replace(":", "_") for run in children} == names
