@@ -19,7 +19,7 @@ from taskrl.errors import ConfigError
 from taskrl.evaluation.clusters import cluster_learnability, cluster_stability, intrinsic_dimension
 from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
 from taskrl.evaluation.labelled import log_loss_score, one_label_score
-from taskrl.evaluation.probes import instance_discrimination, ridge_flops, ridge_r2_each
+from taskrl.evaluation.probes import instance_discrimination, ridge_flops, ridge_r2, ridge_r2_each, standardise
 from taskrl.evaluation.spectrum import alpha_req, centred, lidar, participation_ratio, rankme
 from taskrl.seeding import torch_generator
 from taskrl.types import Encode, ProbeData, Quality
@@ -32,6 +32,7 @@ COLLAPSE_WEIGHT = 10.0
 COPY_CEILING = 0.85
 COPY_WEIGHT = 10.0
 COPIES = ("copy", "busy_copy")
+COPIED = {"copied": "copy", "busy_copied": "busy_copy"}
 CLEAN = "clean"
 PAIR = ("view", "other_view")
 LABELS = "labels"
@@ -133,10 +134,15 @@ def answers(encode: Encode, data: ProbeData, names: Collection[str]) -> Answers:
             continue
         features[key] = encode(question.shown)
         num_encoded += len(question.shown)
+        num, num_folds, size = len(question.shown), len(question.folds.unique()), features[key].shape[1]
         if targets:
             values |= ridge_r2_each(features[key], targets, question.folds)
             width = sum(target.shape[1] for target in targets.values())
-            flops += ridge_flops(len(question.shown), features[key].shape[1], width, len(question.folds.unique()))
+            flops += ridge_flops(num, size, width, num_folds)
+        for name, source in COPIED.items():
+            if name in names and source in targets:
+                values[name] = ridge_r2(targets[source], standardise(features[key]), question.folds)
+                flops += ridge_flops(num, targets[source].shape[1], size, num_folds)
     if CLEAN in features:
         values |= {name: measure(features[CLEAN]) for name, measure in MEASURES.items() if name in names}
     if PAIR[0] in features and PAIR[1] in features:
@@ -161,9 +167,9 @@ def collapse_penalty(features_ND: Tensor) -> float:
 
 
 def copy_penalty(r2: float) -> float:
-    """0 for features from which little of the input can be read back; up to 10 as the R2 of its coarse values rises
-    from its ceiling to 1, where the features are a copy. Questions about the input are easy for a copy, and it is no
-    representation.
+    """0 for features and a miniature of the input of which neither tells much of the other by a linear map; up to 10
+    as the R2 rises from its ceiling to 1, where the features are a copy or a coarser one. Questions about the input are
+    easy for a copy, and it is no representation.
     """
     return COPY_WEIGHT * max(0.0, r2 - COPY_CEILING) / (1 - COPY_CEILING)
 
@@ -190,10 +196,10 @@ class Panel:
             shown.append(encode(inputs))
             return shown[-1]
 
-        found = answers(remembered, data, {*self.parts, *COPIES})
+        found = answers(remembered, data, {*self.parts, *COPIES, *COPIED})
         penalties = {
             "collapse_penalty": collapse_penalty(shown[0]),
-            "copy_penalty": max(copy_penalty(found.values.get(name, 0.0)) for name in COPIES),
+            "copy_penalty": max(copy_penalty(found.values.get(name, 0.0)) for name in (*COPIES, *COPIED)),
         }
         value = weighed(self.parts, found.values) - sum(penalties.values())
         parts = {**found.values, **penalties}

@@ -181,7 +181,10 @@ def test_an_interrupted_search_on_branches_continues_to_the_same_policy(tmp_path
     [
         ({"group": "branches", "group_size": 1}, "agent.group=branches needs agent.group_size of at least 2; it is 1."),
         ({"shuffle_rewards": True, "group_size": 1}, "agent.shuffle_rewards=true needs agent.group_size of at least 2"),
-        ({"group": "branches", "options": {"gamma": 0.9}}, "agent.options.gamma is 0.9; with agent.group=branches"),
+        (
+            {"name": "ppo", "group": "branches", "options": {"gamma": 0.9}},
+            "agent.options.gamma is 0.9; with agent.group=branches",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_one_sentence(settings: dict[str, Any], sentence: str) -> None:

@@ -42,8 +42,11 @@ TRAINING: dict[str, tuple[list[str], str]] = {
     "no key": (["--set", "agent.episodes"], "KEY=VALUE"),
     "no yaml": (["--set", "agent.episodes=[1"], "YAML"),
     "unknown agent": (["--agent", "pp0"], "Did you mean 'ppo'"),
-    "unknown option of the agent": (["--set", "agent.options.gae_lamda=0.9"], "Did you mean 'gae_lambda'"),
-    "wrong option of the agent": (["--set", "agent.options.gae_lambda=much"], "'much'"),
+    "unknown option of the agent": (
+        ["--agent", "ppo", "--set", "agent.options.gae_lamda=0.9"],
+        "Did you mean 'gae_lambda'",
+    ),
+    "wrong option of the agent": (["--agent", "ppo", "--set", "agent.options.gae_lambda=much"], "'much'"),
     "a layer of no size": (["--set", "agent.hidden=[0]"], "agent.hidden.0"),
     "unknown objective": (["--objectives", "contrastiv"], "Did you mean 'contrastive'"),
     "an objective twice": (["--objectives", "rotation,rotation"], "once"),

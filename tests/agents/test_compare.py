@@ -355,7 +355,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no search": (["--set", "compare.searches=0"], "compare.searches"),
     "labels that are not there": (["--methods", "supervised", "--no-labels"], "it needs labels"),
     "an objective that is not there": (["--methods", "masked", "--objectives", "contrastive"], "does not have masked"),
-    "groups of one": (["--methods", "shuffled", "--set", "agent.group_size=1"], "agent.group_size of at least 2"),
+    "groups of one": (
+        ["--methods", "shuffled", "--set", "agent.name=ppo", "--set", "agent.group_size=1"],
+        "agent.group_size of at least 2",
+    ),
+    "groups of one for an agent that compares": (["--set", "agent.group_size=1"], "choose agent.name=ppo"),
     "a budget that is no time": (["--budget", "soon"], "'soon' is no time"),
     "a budget that is too small": (["--budget", "1s"], "more than --budget allows"),
 }

@@ -146,7 +146,7 @@ def test_another_seed_finds_another_policy(searches: Callable[[str], Search]) ->
 
 
 def test_options_reach_the_algorithm() -> None:
-    settings = algorithm_settings(AgentConfig(options={"n_epochs": 3, "clip_range": 0.1}), 4)
+    settings = algorithm_settings(AgentConfig(name="ppo", options={"n_epochs": 3, "clip_range": 0.1}), 4)
     assert (settings["n_epochs"], settings["clip_range"], settings["n_steps"]) == (3, 0.1, 4)
     settings = algorithm_settings(AgentConfig(name="sac", options={"ent_coef": "auto_0.1", "gradient_steps": -1}), 4)
     assert settings["ent_coef"] == "auto_0.1"

@@ -105,9 +105,12 @@ def test_a_copy_of_the_inputs_is_penalised_and_pooled_features_are_not() -> None
         inputs=inputs, folds=folds, questions={"clean": Question(shown=inputs, folds=folds, targets=targets)}
     )
     panel = Panel({"known": PLAIN})
-    copied, pooled = panel(flat, data), panel(lambda inputs: flat(inputs)[:, :3], data)
+    copied, pooled = panel(flat, data), panel(lambda inputs: flat(inputs)[:, :3].square(), data)
     assert copied.parts["copy_penalty"] > 9
     assert pooled.parts["copy_penalty"] == 0
+    coarse = panel(lambda inputs: flat(inputs).unflatten(1, (4, 2)).mean(2), data)
+    assert coarse.parts["copy"] < 0.6, "little can be read back"
+    assert coarse.parts["copied"] > 0.95 and coarse.parts["copy_penalty"] > 9, "but it is nothing but the input"
     assert copied.value == pytest.approx(copied.parts["known"] - copied.parts["copy_penalty"])
 
 
