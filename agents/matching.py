@@ -43,7 +43,7 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         persistence: float,
         drift: float = 0.2,
         num_draws: int = 1000,
-        sharpness: float = 16.0,
+        sharpness: float = 100.0,
         policy_kwargs: dict[str, Any] | None = None,
         seed: int | None = None,
         device: str = "cpu",

@@ -114,7 +114,7 @@ class AgentConfig(Section):
     name: str = "thompson"
     episodes: int = Field(default=112, ge=1)
     group_size: int = Field(default=8, ge=1, le=256)
-    prior_strength: float = Field(default=1.0, ge=0, le=10)
+    prior_strength: float = Field(default=2.0, ge=0, le=10)
     persistence: float = Field(default=4.0, ge=0, le=10)
     group_relative: bool = True
     learning_rate: float | None = Field(default=None, gt=0, le=1)
