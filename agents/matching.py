@@ -9,10 +9,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 
 from agents.prior import set_logits
-from agents.searches.thompson import Memory, TaskFeatures, Vector
+from agents.searches.thompson import LinearThompson, Memory, TaskFeatures, Vector
 from taskrl.errors import ConfigError
 from taskrl.seeding import numpy_generator
 from taskrl.tasks.space import FORBIDDEN_LOGIT, TaskSpace
+
+OUTLYING = 4.0
 
 
 @final
@@ -96,7 +98,7 @@ class ProbabilityMatching(OnPolicyAlgorithm):
             self._features.rows([self._space.decode(a) for a in actions[:, i]], middles) for i in range(self.n_envs)
         ]
         x, returns = np.stack([row.mean(axis=0) for row in rows]), self.rollout_buffer.rewards.sum(axis=0, dtype=float)
-        self.memory.add(x - x.mean(axis=0), returns - returns.mean())
+        self.memory.add(x, returns - np.median(returns))
         self._n_updates += 1
         self._match(self._sharpness if self.num_timesteps >= self._total_timesteps else 1.0)
         self.logger.record("train/n_updates", self._n_updates)
@@ -105,13 +107,26 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         """Probabilities under the mean of `sharpness` draws: logits on a line through those of the first and the last
         decision.
         """
-        model = self.memory.model()
+        model = self._model()
         rng = numpy_generator(self.seed or 0, "probability matching", len(self.memory.gains))
         draws = model.samples(rng, self._num_draws)
         draws = model.mean + (draws - model.mean) / np.sqrt(sharpness)
         first, last = (self._logits(draws, self._middle(index)) for index in (0, self.n_steps - 1))
         slope = (last - first) / (1 - 1 / self.n_steps)  # the last decision is observed at this progress
         set_logits(self.policy, self._space, self._names, start=first, slope=slope, persistence=self._persistence)
+
+    def _model(self) -> LinearThompson:
+        """The posterior, from returns relative to the mean of their group.
+
+        A collapse can cost a hundred times what is to be told apart. It shall count, but neither as the unit nor in its
+        group's mean: differences to the median are cut at four times what three in four of all episodes stay below.
+        """
+        bound = OUTLYING * float(np.quantile(np.abs(np.concatenate(self.memory.gains)), 0.75))
+        centred = Memory(self._features.prior_mean)
+        for x, gains in zip(self.memory.x, self.memory.gains, strict=True):
+            cut = np.clip(gains, -bound, bound)
+            centred.add(x - x.mean(axis=0), cut - cut.mean())
+        return centred.model()
 
     def _middle(self, index: int) -> float:
         """Of a decision, so that effects drift symmetrically about mid-episode."""

@@ -136,6 +136,10 @@ class LockstepVecEnv(VecEnv):
         """The pool belongs to whoever opened it."""
 
     def _paid(self, rewards: NDArray[np.float32]) -> NDArray[np.float32]:
+        finite = np.isfinite(rewards)
+        if not finite.all():  # one ruined encoder says nothing about the others of its group
+            worst = rewards[finite].min() if finite.any() else np.float32(0)
+            rewards = np.where(finite, rewards, worst)
         if self._group_relative and self.num_envs > 1:
             rewards = np.asarray(rewards - rewards.mean(), dtype=np.float32)
         if self._shuffle_rewards:

@@ -31,7 +31,9 @@ def learned(
 ) -> tuple[SB3TaskPolicy, list[Decision]]:
     """The policy of a search of 64 episodes, and its decisions."""
     decisions: list[Decision] = []
-    config = AgentConfig(**({"name": "thompson", "episodes": EPISODES, "group_size": GROUP} | agent))
+    config = AgentConfig(
+        **({"name": "thompson", "episodes": EPISODES, "group_size": GROUP, "prior_strength": 1.0} | agent)
+    )
     pool = FakeEpisodes(space, effect, decisions=DECISIONS)
     optimizer = SB3MetaOptimizer(agent=config, pool=pool, decisions=DECISIONS, seed=seed, observer=decisions.append)
     problem: Any = SimpleNamespace(task_space=space, observation=ObservationSpec(), drawn=None, describe=None)
@@ -91,6 +93,19 @@ def test_an_effect_that_turns_round_within_an_episode_is_followed() -> None:
         unplayed.append(policy.probabilities(observation)["mirror"][0])
         observation = pool.step(0, index, SPACE.encode(SPACE.reference)).values[0]
     assert unplayed[0] < 0.5 < unplayed[-1]
+
+
+@pytest.mark.parametrize("ruin", [-50.0, float("-inf"), float("nan")])
+def test_a_task_that_ruins_the_encoder_is_avoided_and_hides_nothing_else(ruin: float) -> None:
+    effect = additive(SPACE, EFFECTS)
+
+    def ruining(spec: TaskSpec, progress: float) -> float:
+        return ruin if dict(spec.levels)["jitter"] == 0 else effect(spec, progress)
+
+    policy, _ = learned(ruining)
+    assert worth(policy, effect) > REFERENCE + 0.5 * (BEST - REFERENCE)
+    observation, _ = FakeEpisodes(SPACE, effect).reset(0, 0)
+    assert policy.probabilities(observation)["jitter"][0] < 0.05
 
 
 def test_closed_levels_stay_shut() -> None:
