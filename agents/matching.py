@@ -58,8 +58,8 @@ class ProbabilityMatching(OnPolicyAlgorithm):
                 f"Options drift={drift}, num_draws={num_draws}, sharpness={sharpness} of thompson are out of range; "
                 "use drift >= 0, num_draws >= 1 and sharpness > 0."
             )
-        self.memory: Memory
         self._features = TaskFeatures(task_space, prior_strength, drift=drift)
+        self.memory = Memory(self._features.prior_mean)
         self._space = task_space
         self._names = tuple(names)
         self._persistence = persistence
@@ -81,7 +81,6 @@ class ProbabilityMatching(OnPolicyAlgorithm):
             seed=seed,
             device=device,
         )
-        self.memory = Memory(self._features.prior_mean)
 
     def learn(self, *arguments: Any, **keywords: Any) -> "ProbabilityMatching":
         """Play and fit; what was learned before counts."""

@@ -68,12 +68,10 @@ class OnlinePolicy:
         weights; under their mean in the other half.
         """
         self._at = float(observation[self._progress])
-        if self._is_control(self._at):
-            self._spec = self._space.reference
-        else:
+        self._spec = self._settled(self._at)
+        if self._spec is None:
             model = self._memory.model()
-            certain = deterministic or self._at >= EXPLORING
-            self._spec = self._features.best(model.mean if certain else model.sample(self._rng), self._at)
+            self._spec = self._features.best(model.mean if deterministic else model.sample(self._rng), self._at)
         return self._space.encode(self._spec), state
 
     def learn(self, gain: float) -> None:
@@ -91,15 +89,19 @@ class OnlinePolicy:
         """Certain where the reference, or what was found, is played; elsewhere the prior, which the first draws follow:
         what later draws follow is in what was played.
         """
-        names, at = self._space.part_names(), float(observation[self._progress])
-        if self._is_control(at) or at >= EXPLORING:
-            found = self._features.best(self._memory.model().mean, at)
-            spec = self._space.reference if self._is_control(at) else found
+        spec = self._settled(float(observation[self._progress]))
+        if spec is None:
+            rows = prior_probabilities(self._space, self._prior_strength)
+        else:
             levels = zip(self._space.parts, self._space.level_indices(spec), strict=True)
             rows = [np.eye(len(part.levels))[level] for part, level in levels]
-        else:
-            rows = prior_probabilities(self._space, self._prior_strength)
-        return dict(zip(names, rows, strict=True))
+        return dict(zip(self._space.part_names(), rows, strict=True))
+
+    def _settled(self, progress: float) -> TaskSpec | None:
+        """What the present decision plays for certain; None while it explores."""
+        if self._is_control(progress):
+            return self._space.reference
+        return self._features.best(self._memory.model().mean, progress) if progress >= EXPLORING else None
 
     def _is_control(self, progress: float) -> bool:
         """Whether the present decision is the reference's; what was tried last meets one more of them."""

@@ -42,7 +42,7 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def miniature(images: Tensor) -> Tensor:
-    """The image averaged down to 4 x 4: pixels again, but too coarse for the copy guard to see."""
+    """The image averaged down to 4 x 4: pixels again, too coarse for the larger miniature to be read back from."""
     return F.adaptive_avg_pool2d(images.float() / 255, 4).flatten(1)
 
 

@@ -22,7 +22,7 @@ from measure import finish
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from taskrl.evaluation.panel import GOALS, Part, calibrated, calibration, copy_penalty, weighed
+from taskrl.evaluation.panel import GOALS, Part, calibrated, calibration, copying, weighed
 from taskrl.evaluation.stopping import StopRule
 from taskrl.seeding import numpy_generator
 
@@ -98,9 +98,9 @@ def accuracy(point: Checkpoint) -> float:
 
 def panel_value(signals: Mapping[str, float], parts: Mapping[str, Part], prefix: str) -> float:
     """What `Panel` makes of stored signals. prefix: "reward/" (512 images) or "full/" (768)."""
-    copied = signals["full/copy" if prefix == "full/" else "reward/busy_copy"]
-    penalty = signals["guard/penalty"] + copy_penalty(copied)
-    return weighed(parts, {name: signals[prefix + name] for name in parts}) - penalty
+    values = {name.removeprefix(prefix): value for name, value in signals.items() if name.startswith(prefix)}
+    penalty = signals["guard/penalty"] + copying(values, "copy" if prefix == "full/" else "busy_copy")
+    return weighed(parts, values) - penalty
 
 
 LABEL_FREE: dict[str, Callable[[Mapping[str, float]], float]] = {

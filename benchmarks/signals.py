@@ -20,7 +20,7 @@ from taskrl.assemble import Assembled
 from taskrl.data.splits import cap_labels
 from taskrl.evaluation.collapse import effective_rank, feature_std
 from taskrl.evaluation.labelled import knn_accuracy, log_loss_score, one_label_score
-from taskrl.evaluation.panel import CLEAN, MEASURES, PAIR_MEASURES, answers, collapse_penalty
+from taskrl.evaluation.panel import CLEAN, COPIED, MEASURES, PAIR_MEASURES, answers, collapse_penalty
 from taskrl.evaluation.probes import ridge_r2
 from taskrl.measuring import label_folds, unlabelled
 from taskrl.run_folder import write_result
@@ -102,10 +102,10 @@ class Meter:
     def signals(self, encode: Encode) -> dict[str, float]:
         """By name; parts of the panel on 512 images under "reward/", on 768 under "full/"."""
         small, large = self.data[NUM_REWARD], self.data[NUM_FULL]
-        every = set(MEASURES) | set(PAIR_MEASURES)
+        every = set(MEASURES) | set(PAIR_MEASURES) | set(COPIED.values())
         every |= {name for question in large.questions.values() for name in question.targets}
         values = {f"reward/{name}": value for name, value in answers(encode, small, every).values.items()}
-        judging = {*MEASURES, *(name for key in JUDGING for name in large.questions[key].targets)}
+        judging = {*MEASURES, *COPIED.values(), *(name for key in JUDGING for name in large.questions[key].targets)}
         values |= {f"full/{name}": value for name, value in answers(encode, large, judging).values.items()}
         features = encode(small.inputs)
         values |= {"guard/feature_std": feature_std(features), "guard/effective_rank": effective_rank(features)}

@@ -18,21 +18,11 @@ CONSTANT_FILE = Path(__file__).with_name("constant.yaml")
 CONTRASTIVE = "contrastive"
 AGENT, PRIOR = "agent", "prior"
 REFERENCE_TOTAL = "reference-total"
+PPO: dict[str, Any] = {"agent.name": "ppo", "agent.learning_rate": None, "agent.options": {}}
 # agents, as the rest of the configuration has them but for these keys
 VARIANTS: dict[str, dict[str, Any]] = {
-    "ppo": {
-        "agent.name": "ppo",
-        "agent.group": "episodes",
-        "agent.group_relative": False,
-        "agent.learning_rate": None,
-        "agent.options": {},
-    },
-    "branches": {
-        "agent.name": "ppo",
-        "agent.group": "branches",
-        "agent.learning_rate": None,
-        "agent.options": {},
-    },
+    "ppo": PPO | {"agent.group": "episodes", "agent.group_relative": False},
+    "branches": PPO | {"agent.group": "branches"},
     "no-state": {"agent.observe": "zeroed"},
     "shuffled": {"agent.shuffle_rewards": True},
 }

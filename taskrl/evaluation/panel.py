@@ -32,7 +32,7 @@ COLLAPSE_WEIGHT = 10.0
 COPY_CEILING = 0.85
 COPY_WEIGHT = 10.0
 COPIES = ("copy", "busy_copy")
-COPIED = {"copied": "copy", "busy_copied": "busy_copy"}
+COPIED = {"copy": "copied", "busy_copy": "busy_copied"}  # the same question the other way round
 CLEAN = "clean"
 PAIR = ("view", "other_view")
 LABELS = "labels"
@@ -134,15 +134,16 @@ def answers(encode: Encode, data: ProbeData, names: Collection[str]) -> Answers:
             continue
         features[key] = encode(question.shown)
         num_encoded += len(question.shown)
+        if not targets:
+            continue
         num, num_folds, size = len(question.shown), len(question.folds.unique()), features[key].shape[1]
-        if targets:
-            values |= ridge_r2_each(features[key], targets, question.folds)
-            width = sum(target.shape[1] for target in targets.values())
-            flops += ridge_flops(num, size, width, num_folds)
-        for name, source in COPIED.items():
-            if name in names and source in targets:
-                values[name] = ridge_r2(targets[source], standardise(features[key]), question.folds)
-                flops += ridge_flops(num, targets[source].shape[1], size, num_folds)
+        values |= ridge_r2_each(features[key], targets, question.folds)
+        width = sum(target.shape[1] for target in targets.values())
+        flops += ridge_flops(num, size, width, num_folds)
+        for name in COPIED.keys() & targets.keys():
+            if COPIED[name] in names:
+                values[COPIED[name]] = ridge_r2(targets[name], standardise(features[key]), question.folds)
+                flops += ridge_flops(num, targets[name].shape[1], size, num_folds)
     if CLEAN in features:
         values |= {name: measure(features[CLEAN]) for name, measure in MEASURES.items() if name in names}
     if PAIR[0] in features and PAIR[1] in features:
@@ -174,6 +175,11 @@ def copy_penalty(r2: float) -> float:
     return COPY_WEIGHT * max(0.0, r2 - COPY_CEILING) / (1 - COPY_CEILING)
 
 
+def copying(values: Mapping[str, float], name: str) -> float:
+    """The larger penalty of the two ways that `name`, of COPIES, was asked; 0 where it was not."""
+    return max(copy_penalty(values.get(way, 0.0)) for way in (name, COPIED[name]))
+
+
 @final
 class Panel:
     """Quality = sum of the calibrated parts minus the penalties for collapse and, where the data ask for it (COPIES),
@@ -196,10 +202,10 @@ class Panel:
             shown.append(encode(inputs))
             return shown[-1]
 
-        found = answers(remembered, data, {*self.parts, *COPIES, *COPIED})
+        found = answers(remembered, data, {*self.parts, *COPIES, *COPIED.values()})
         penalties = {
             "collapse_penalty": collapse_penalty(shown[0]),
-            "copy_penalty": max(copy_penalty(found.values.get(name, 0.0)) for name in (*COPIES, *COPIED)),
+            "copy_penalty": max(copying(found.values, name) for name in COPIES),
         }
         value = weighed(self.parts, found.values) - sum(penalties.values())
         parts = {**found.values, **penalties}

@@ -10,6 +10,7 @@ from agents.policy import SB3TaskPolicy
 from agents.sb3 import Decision, SB3MetaOptimizer
 from taskrl.config import AgentConfig
 from taskrl.errors import ConfigError
+from taskrl.evaluation.detectability import Description
 from taskrl.meta import ObservationSpec, SearchBudget
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
@@ -36,8 +37,7 @@ def learned(
     )
     pool = FakeEpisodes(space, effect, decisions=DECISIONS)
     optimizer = SB3MetaOptimizer(agent=config, pool=pool, decisions=DECISIONS, seed=seed, observer=decisions.append)
-    problem: Any = SimpleNamespace(task_space=space, observation=ObservationSpec(), drawn=None, describe=None)
-    problem.describe = lambda: SimpleNamespace(compute=optimizer.spent)
+    problem: Any = SimpleNamespace(task_space=space, observation=ObservationSpec(), drawn=None, describe=Description)
     policy = optimizer.fit(problem, budget=SearchBudget(num_episodes=config.episodes), tracker=NullTracker())
     return policy, decisions
 
@@ -117,7 +117,8 @@ def test_closed_levels_stay_shut() -> None:
     table = policy.probabilities(observation)
     assert table["blur"][0] == pytest.approx(1)
     assert table["crop"][~np.array(crop.allowed)].max() < 1e-6
-    assert all(space.level_indices(space.decode(d.info["action"]))[0] >= 0 for d in decisions)
+    column = space.part_names().index("crop")
+    assert all(crop.allowed[decision.info["action"][column]] for decision in decisions)
 
 
 @pytest.mark.parametrize(

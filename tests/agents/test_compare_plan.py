@@ -1,0 +1,64 @@
+"""Promises of a comparison's plan: what two methods share is one cell, and a cell is named by what decides it."""
+
+from typing import Any
+
+import pytest
+
+from agents.compare.methods import catalogue
+from agents.compare.plan import Plan
+from tests.envs.tiny import tiny_config, tiny_problem
+
+
+def test_what_two_methods_have_in_common_is_run_once() -> None:
+    changes: dict[str, Any] = {"agent__name": "ppo", "agent__group": "branches"}
+    config = tiny_config(compare__methods=["learned", "branches"], **changes)
+    assembled = tiny_problem(compare__methods=["learned", "branches"], **changes)
+    known = catalogue(config, 1)
+    plan = Plan(assembled, (known["learned"], known["branches"]), "data")
+    assert len(plan.searches) == config.compare.searches
+    cells = [plan.cell_of(final, 0).name for final in plan.finals]
+    assert len(cells) == 2 * len(set(cells))
+
+
+def test_more_finals_keep_the_encoders_that_are_there() -> None:
+    def cells(finals: int) -> set[str]:
+        assembled = tiny_problem(compare__searches=3, compare__finals=finals)
+        known = catalogue(assembled.config, 1)
+        plan = Plan(assembled, (known["learned"], known["static"], known["reference"]), "data")
+        return {plan.cell_of(final, 0).name for final in plan.finals}
+
+    assert cells(1) < cells(2) < cells(5)
+    assert len(cells(5)) == 3 * 3 * 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"workers": 2}, True),
+        ({"tracking__uri": "elsewhere"}, True),
+        ({"final__seeds": 9}, True),
+        ({"data__memory_limit_mb": 99}, True),
+        ({"agent__episodes": 6}, True),  # no search of the reference's
+        ({"seed": 1}, False),
+        ({"final__steps_per_decision": 3}, False),
+        ({"final__test": True}, False),
+        ({"predictor__width": 12}, False),
+        ({"tasks__forbid": ["mirror"]}, False),
+        ({"reward__labels_per_class": 20}, False),
+    ],
+)
+def test_a_cell_is_named_by_what_decides_it(changes: dict[str, Any], same: bool) -> None:
+    def name(**options: Any) -> str:
+        assembled = tiny_problem(**options)
+        plan = Plan(assembled, (catalogue(assembled.config, 1)["reference"],), "data")
+        return plan.cell_of(plan.finals[0], 0).name
+
+    assert (name(**changes) == name()) == same
+
+
+def test_longer_final_runs_are_multiples_of_the_final_run() -> None:
+    assembled = tiny_problem(compare__lengths=[1, 5])
+    known = catalogue(assembled.config, 1)
+    plan = Plan(assembled, (known["reference"], known["untrained"]), "data")
+    steps = {(final.method.name, final.length): plan.episode_of(final, 0).steps_per_decision for final in plan.finals}
+    assert steps == {("reference", 1): 2, ("reference", 5): 10, ("untrained", 1): 2}
