@@ -8,25 +8,23 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
+from agents.encoders import encode_on, fit_to_images, open_encoder, with_channels
 from agents.progress import Reporter
 from taskrl.assemble import load_data
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Splits, make_splits
-from taskrl.errors import ConfigError, DataError
+from taskrl.errors import DataError
 from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
 from taskrl.evaluation.panel import Panel, Part
-from taskrl.export import CONFIG, load_exported
-from taskrl.folders import read_json
 from taskrl.measuring import full_panel
 from taskrl.modalities.image.modeling import Encoder
-from taskrl.modalities.image.state_dicts import LoadedEncoder, load_weights, untrained_like
-from taskrl.types import Encode, ProbeData, pick_device
+from taskrl.modalities.image.state_dicts import untrained_like
+from taskrl.types import ProbeData, pick_device
 
 LEAST_IMAGES = 32
 NUM_STATISTICS = 128
-PIXELS_AT_ONCE = 2**19
 MEANING = (
     "The total is a weighted sum of these measurements; no label was read. Larger is better, but only beside totals "
     "on the same data, image size and goal: the untrained encoder's shows what the architecture has before training."
@@ -81,10 +79,10 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
     The encoder's batch-norm statistics are kept as they are. The untrained one's are as initialised or of clean
     pretraining images, whichever gives the larger total: a floor that leaves no doubt. Raises ConfigError or DataError.
     """
-    loaded = _load(path, architecture)
+    loaded = open_encoder(path, architecture)
     splits = make_splits(load_data(config), seed=config.data.split_seed)
     shape = splits.pretraining.inputs.sample_shape
-    notes = [*splits.notes, *loaded.notes, *_fit(loaded, shape)]
+    notes = [*splits.notes, *loaded.notes, *fit_to_images(loaded, shape)]
     num_images = min(len(splits.probe.inputs), config.reward.panel_images)
     if num_images < LEAST_IMAGES:
         raise DataError(
@@ -117,35 +115,6 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
     return Judged(facts=facts, notes=tuple(notes), parts=panel.parts, encoder=reading, untrained=untrained)
 
 
-def _load(path: Path, architecture: str | None) -> LoadedEncoder:
-    """From a folder that taskrl wrote, or from a file of weights."""
-    if path.is_file():
-        if architecture is None:
-            raise ConfigError(
-                f"{str(path)!r} is a file of weights; name the torchvision model that they belong to, e.g. "
-                "--arch resnet18."
-            )
-        return load_weights(path, architecture)
-    folder = path / "encoder" if (path / "encoder").is_dir() else path
-    encoder = load_exported(folder)
-    if architecture is not None:
-        raise ConfigError(f"{str(path)!r} says itself what its encoder is; leave --arch {architecture} out.")
-    return LoadedEncoder(encoder, read_json(folder / CONFIG), ())
-
-
-def _fit(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
-    """What is done to the images, in sentences. Raises DataError when colour meets an encoder of grey images."""
-    channels, notes = int(loaded.config["in_channels"]), []
-    if channels < shape[0]:
-        raise DataError(f"The encoder takes grey images and these have {shape[0]} channels; give grey images.")
-    if channels > shape[0]:
-        notes.append(f"grey images: their channel is repeated {channels} times for the encoder")
-    size = loaded.config.get("image_size", shape[1])
-    if size != shape[1]:
-        notes.append(f"the encoder was trained on images of {size} pixels a side, these have {shape[1]}")
-    return notes
-
-
 def _set_statistics(encoder: Encoder, splits: Splits) -> bool:
     """Set batch-norm statistics to those of clean pretraining images; whether the encoder has any."""
     inputs = splits.pretraining.inputs
@@ -155,12 +124,12 @@ def _set_statistics(encoder: Encoder, splits: Splits) -> bool:
         norm.reset_running_stats()
         norm.momentum = None
     with torch.no_grad():
-        encoder.train()(_with_channels(images, encoder))
+        encoder.train()(with_channels(images, encoder))
     return bool(norms)
 
 
 def _read(panel: Panel, data: ProbeData, encoder: Encoder, device: torch.device) -> PanelReading:
-    encode = _encode(encoder.to(device).eval(), device)
+    encode = encode_on(encoder.to(device).eval(), device)
     clean = encode(data.inputs)
     if not bool(torch.isfinite(clean).all()):
         raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
@@ -177,20 +146,6 @@ def _read(panel: Panel, data: ProbeData, encoder: Encoder, device: torch.device)
             "uniformity": uniformity(clean),
         },
     )
-
-
-def _encode(encoder: Encoder, device: torch.device) -> Encode:
-    def encode(images: Tensor) -> Tensor:
-        at_once = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
-        with torch.inference_mode():
-            parts = [encoder(_with_channels(part.to(device), encoder)).float() for part in images.split(at_once)]
-        return torch.cat(parts).clone()
-
-    return encode
-
-
-def _with_channels(images: Tensor, encoder: Encoder) -> Tensor:
-    return images.expand(-1, len(encoder.mean), -1, -1)
 
 
 def _numbers(judged: Judged) -> dict[str, object]:
