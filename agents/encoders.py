@@ -1,36 +1,14 @@
-"""Encoders that commands are given: opened, fitted to images, and asked for features."""
-
-from pathlib import Path
+"""Encoders that commands are given: fitted to images, and asked for features."""
 
 import torch
 from torch import Tensor
 
-from taskrl.errors import ConfigError, DataError
-from taskrl.export import CONFIG, load_exported
-from taskrl.folders import read_json
+from taskrl.errors import DataError
 from taskrl.modalities.image.modeling import Encoder
-from taskrl.modalities.image.state_dicts import LoadedEncoder, load_weights
+from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.types import Encode
 
 PIXELS_AT_ONCE = 2**19
-
-
-def open_encoder(path: Path, architecture: str | None) -> LoadedEncoder:
-    """The encoder in a folder that taskrl wrote, in a run that has one, or in a file of weights (with `architecture`, a
-    torchvision model's name). Raises ConfigError, DataError or RunFolderError.
-    """
-    if path.is_file():
-        if architecture is None:
-            raise ConfigError(
-                f"{str(path)!r} is a file of weights; name the torchvision model that they belong to, e.g. "
-                "--arch resnet18."
-            )
-        return load_weights(path, architecture)
-    folder = path / "encoder" if (path / "encoder").is_dir() else path
-    encoder = load_exported(folder)
-    if architecture is not None:
-        raise ConfigError(f"{str(path)!r} says itself what its encoder is; leave --arch {architecture} out.")
-    return LoadedEncoder(encoder, read_json(folder / CONFIG), ())
 
 
 def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:

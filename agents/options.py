@@ -26,6 +26,10 @@ Forbid = Annotated[
 ]
 Limit = Annotated[list[str] | None, typer.Option(help="A bound on a strength, e.g. rotation<=0.2; repeatable.")]
 Encoder = Annotated[str | None, typer.Option(help="small, resnet18 or another torchvision model.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(help="Go on from this encoder: a folder that taskrl wrote, or weights (name their --encoder)."),
+]
 ImageSize = Annotated[int | None, typer.Option(help="Pixels a side.")]
 Groups = Annotated[
     str | None, typer.Option(help="npz column, or regular expression on file names, of groups to keep whole.")
@@ -74,6 +78,7 @@ KEYS = {
     "forbid": "tasks.forbid",
     "limit": "tasks.limit",
     "encoder": "predictor.encoder",
+    "init": "predictor.init",
     "image_size": "data.image_size",
     "groups": "data.groups",
     "labels_per_class": "reward.labels_per_class",

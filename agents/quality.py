@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from agents.encoders import encode_on, fit_to_images, open_encoder, with_channels
+from agents.encoders import encode_on, fit_to_images, with_channels
 from agents.progress import Reporter
 from taskrl.assemble import load_data
 from taskrl.config import ExperimentConfig
@@ -18,6 +18,7 @@ from taskrl.data.splits import Splits, make_splits
 from taskrl.errors import DataError
 from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
 from taskrl.evaluation.panel import Panel, Part
+from taskrl.initial import open_encoder
 from taskrl.measuring import full_panel
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import untrained_like

@@ -16,6 +16,7 @@ from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
 from taskrl.folders import read_json
+from taskrl.initial import initial_encoder
 from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker, open_tracker
@@ -93,7 +94,10 @@ def data_notes(assembled: Assembled) -> list[str]:
     sizes = ", ".join(f"{len(part)} {name}" for name, part in inputs.items())
     labels = "labels" if splits.fitting else "no labels"
     size = splits.pretraining.inputs.sample_shape
-    return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *(f"Note: {note}." for note in splits.notes)]
+    predictor = assembled.config.predictor
+    begun = initial_encoder(predictor, size).notes if predictor.init else ()
+    notes = (f"Note: {note}." for note in (*splits.notes, *begun))
+    return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *notes]
 
 
 def decision_metrics(info: Any, reward: float) -> dict[str, float]:

@@ -109,8 +109,8 @@ def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
     """What to say of `gap`, the reference minus an untrained encoder, where it is too small."""
     if measured_by(rows) == "linear_accuracy" and gap is not None and gap.mean < BROKEN_MARGIN:
         return [
-            f"The reference recipe is only {gap.mean:+.1f} points above an untrained encoder: this set-up is too short "
-            "or too small to judge anything; raise final.steps_per_decision or the encoder's width."
+            f"The reference recipe is only {gap.mean:+.1f} points above `untrained`, the encoder before training: this "
+            "set-up is too short or too small to judge anything; raise final.steps_per_decision or the encoder's width."
         ]
     return []
 

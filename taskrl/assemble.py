@@ -17,6 +17,7 @@ from taskrl.errors import ConfigError, DataError
 from taskrl.evaluation.detectability import Description
 from taskrl.evaluation.probes import Probe
 from taskrl.evaluation.reward import CostAware, Gain, RelativeToReference, RewardSignal, Scaled
+from taskrl.initial import initial_encoder, with_initial
 from taskrl.measuring import ENOUGH_LABELS, judges, observed_parts
 from taskrl.meta import MetaProblem, ObservationSpec
 from taskrl.modalities.image.datasets import is_drawn, load_images
@@ -137,8 +138,7 @@ def _with_draws(fixed: Assembled, codec: Codec) -> Assembled:
             splits = make_splits(dataset, seed=config.data.split_seed)
             statistics = _channel_statistics(splits.pretraining.inputs)
             problem = _problem(config, splits, statistics, codec, meter=fixed.problem.meter)
-        mean, std = statistics
-        encoder_config = {**fixed.encoder_config, "mean": mean, "std": std}
+        _, encoder_config = _encoder(config, splits.pretraining.inputs.sample_shape, statistics, seed=0)
         return Assembled(dataclasses.replace(problem, facts=dataset.facts), splits, config, encoder_config)
 
     problem = dataclasses.replace(fixed.problem, drawn=lambda seed: draw(seed).problem)
@@ -169,6 +169,7 @@ def _problem(
             precision=settings.precision,
             compiled=settings.compile == "always",
             seed=seed,
+            pretrained=bool(settings.init),
         )
 
     meter, rules = meter or FlopMeter(), StepRules(learning_rate=settings.learning_rate)
@@ -252,7 +253,7 @@ def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
     probe = _probe_of(reward, labelled=labelled)
     return config.model_copy(
         update={
-            "predictor": predictor.model_copy(update={"device": str(device)}),
+            "predictor": with_initial(predictor).model_copy(update={"device": str(device)}),
             "reward": reward.model_copy(update={"probe": probe}),
         }
     )
@@ -282,6 +283,9 @@ def _encoder(
     config: ExperimentConfig, shape: Sequence[int], statistics: ChannelStatistics, *, seed: int
 ) -> tuple[Encoder, dict[str, object]]:
     mean, std = statistics
+    if config.predictor.init:
+        initial = initial_encoder(config.predictor, shape)
+        return initial.fresh(), dict(initial.config)
     name, width = config.predictor.encoder, config.predictor.width
     return make_encoder(name, in_channels=shape[0], image_size=shape[1], width=width, mean=mean, std=std, seed=seed)
 

@@ -47,9 +47,12 @@ class TaskConfig(Section):
 class PredictorConfig(Section):
     """The model that solves pretext tasks. width: of the small encoder. precision auto: bf16 where it is
     measured to be faster. compile auto: torch.compile where it is measured to save more time than compiling costs.
+    init: an encoder to go on from: a folder that taskrl wrote, or a file of weights of `encoder`; init_sha256: of it.
     """
 
     encoder: str = "small"
+    init: str = ""
+    init_sha256: str = ""
     width: int = Field(default=32, ge=4, le=512)
     batch_size: int = Field(default=64, ge=8, le=8192)
     learning_rate: float = Field(default=3e-3, gt=0, le=1)

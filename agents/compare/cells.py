@@ -104,11 +104,12 @@ class Store:
 
 def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
     """What decides any encoder and how it is measured. data: `data_fingerprint`."""
+    begun = {} if config.predictor.init else {"init_sha256"}  # cells of fresh encoders keep the names they had
     return {
         "data": config.data.model_dump(include=OF_DATA),
         "images": data,
         "tasks": config.tasks.model_dump(),
-        "predictor": config.predictor.model_dump(exclude={"compile"}),
+        "predictor": config.predictor.model_dump(exclude={"compile", "init", *begun}),
         "probe": config.reward.model_dump(include=OF_PROBE),
         "seed": config.seed,
     }

@@ -134,7 +134,7 @@ class Run:
         cold = [part for part in parts if predictor.missing_heads(part.task.head_specs(predictor.feature_dim))]
         for part in parts:
             predictor.add_heads(part.task.head_specs(predictor.feature_dim))
-        met_late = predictor.num_steps > 0
+        met_late = predictor.pretrained or predictor.num_steps > 0
         self._warm_up = [part for part in cold for _ in range(rules.head_warmup_steps)] if met_late else []
         self._spent = dict.fromkeys((part.name for part in parts), 0.0)
 

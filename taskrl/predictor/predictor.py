@@ -111,9 +111,10 @@ class Predictor:
         precision: str = "fp32",
         compiled: bool = False,
         seed: int = 0,
+        pretrained: bool = False,
     ) -> None:
         """sample_shape: (C, H, W) of one input. precision: "fp32" or "bf16" (autocast of training).
-        compiled: train through torch.compile.
+        compiled: train through torch.compile. pretrained: `encoder` has been trained before.
         """
         self.device = torch.device(device)
         self.feature_dim = feature_dim
@@ -121,6 +122,7 @@ class Predictor:
         self.precision = precision
         self.nets = Nets(encoder, compiled=compiled).to(self.device).to(memory_format=torch.channels_last)
         self.num_steps = 0
+        self.pretrained = pretrained
         self._map_scale = self._find_map_scale()
         self._seed = seed
         self._head_specs: dict[str, HeadSpec] = {}

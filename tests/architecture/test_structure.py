@@ -23,10 +23,10 @@ FLOORS = (
     ),
     ("taskrl.predictor", "taskrl.evaluation"),
     ("taskrl.modalities.image", "taskrl.meta"),
-    ("taskrl.measuring", "taskrl.tuning"),
+    ("taskrl.export",),
+    ("taskrl.initial", "taskrl.measuring", "taskrl.tuning"),
     (
         "taskrl.assemble",
-        "taskrl.export",
         "taskrl.mlflow_page",
         "taskrl.report",
         "taskrl.report_figures",

@@ -162,7 +162,7 @@ def _check_names(path: Path, architecture: str, names: Sequence[str], found: Map
         ]
         raise DataError(
             f"The weights in {str(path)!r} are not those of {architecture}: {' and '.join(parts)}; "
-            "name the architecture that was trained with --arch."
+            "name the architecture that was trained."
         )
     return sorted({name.split(".")[0] for name in extra})
 
@@ -173,8 +173,7 @@ def _fill(encoder: Encoder, path: Path, architecture: str, found: Mapping[str, T
         if name in found and found[name].shape != value.shape:
             raise DataError(
                 f"The weights in {str(path)!r} are not those of {architecture}: {name} has shape "
-                f"{tuple(found[name].shape)}, not {tuple(value.shape)}; name the architecture that was trained with "
-                "--arch."
+                f"{tuple(found[name].shape)}, not {tuple(value.shape)}; name the architecture that was trained."
             )
     wanted.update({name: value for name, value in found.items() if name in wanted})  # keeps torch's _metadata
     encoder.backbone.load_state_dict(wanted)
