@@ -1,18 +1,22 @@
 """Encoders that commands are given: opened, fitted to images, and asked for features."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taskrl.errors import ConfigError, DataError
-from taskrl.export import CONFIG, load_exported
+from taskrl.export import CONFIG, WEIGHTS, load_exported
 from taskrl.folders import read_json
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder, load_weights
-from taskrl.types import Encode
+from taskrl.types import Encode, Inputs
 
 PIXELS_AT_ONCE = 2**19
+NUM_STATISTICS = 128
+NUM_TAKEN = 512
 
 
 def open_encoder(path: Path, architecture: str | None) -> LoadedEncoder:
@@ -26,11 +30,20 @@ def open_encoder(path: Path, architecture: str | None) -> LoadedEncoder:
                 "--arch resnet18."
             )
         return load_weights(path, architecture)
-    folder = path / "encoder" if (path / "encoder").is_dir() else path
+    folder = _folder(path)
     encoder = load_exported(folder)
     if architecture is not None:
         raise ConfigError(f"{str(path)!r} says itself what its encoder is; leave --arch {architecture} out.")
     return LoadedEncoder(encoder, read_json(folder / CONFIG), ())
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights of the encoder that `open_encoder` reads from `path`."""
+    return path if path.is_file() else _folder(path) / WEIGHTS
+
+
+def _folder(path: Path) -> Path:
+    return path / "encoder" if (path / "encoder").is_dir() else path
 
 
 def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
@@ -48,11 +61,16 @@ def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
     return notes
 
 
-def encode_on(encoder: Encoder, device: torch.device) -> Encode:
+def images_at_once(height: int, width: int) -> int:
+    """How many images of this size go through an encoder together, unless somebody says otherwise."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def encode_on(encoder: Encoder, device: torch.device, batch_size: int | None = None) -> Encode:
     """Images (B, C, H, W) to features (B, D) on `device`, a part at a time; `encoder` is there and in eval mode."""
 
     def encode(images: Tensor) -> Tensor:
-        at_once = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+        at_once = batch_size or images_at_once(*images.shape[2:])
         with torch.inference_mode():
             parts = [encoder(with_channels(part.to(device), encoder)).float() for part in images.split(at_once)]
         return torch.cat(parts).clone()
@@ -63,3 +81,44 @@ def encode_on(encoder: Encoder, device: torch.device) -> Encode:
 def with_channels(images: Tensor, encoder: Encoder) -> Tensor:
     """Images (B, C, H, W), grey ones with as many channels as the encoder takes."""
     return images.expand(-1, len(encoder.mean), -1, -1)
+
+
+@contextmanager
+def readable(shape: tuple[int, ...]) -> Iterator[None]:
+    """Raises DataError where the encoder cannot read images of `shape` (C, H, W)."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"The encoder cannot read images of {shape} ({reason}); use images like those it was trained on, or "
+            "another --image-size."
+        ) from error
+
+
+def check_finite(features: Tensor) -> None:
+    """Raises DataError for features that are not numbers."""
+    if not bool(torch.isfinite(features).all()):
+        raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
+
+
+def features_of(inputs: Inputs, encode: Encode) -> Tensor:
+    """Features (N, D) of all `inputs`, on the CPU. Raises DataError as `readable` and `check_finite` do."""
+    with readable(inputs.sample_shape):
+        parts = [encode(inputs.take(rows)).cpu() for rows in torch.arange(len(inputs)).split(NUM_TAKEN)]
+    features = torch.cat(parts)
+    check_finite(features)
+    return features
+
+
+def set_statistics(encoder: Encoder, inputs: Inputs) -> bool:
+    """Set batch-norm statistics to those of clean images; whether the encoder, on the CPU, has any."""
+    images = inputs.take(torch.arange(len(inputs))[:: max(1, len(inputs) // NUM_STATISTICS)][:NUM_STATISTICS])
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        encoder.train()(with_channels(images, encoder))
+    encoder.eval()
+    return bool(norms)
