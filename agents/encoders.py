@@ -1,14 +1,19 @@
 """Encoders that commands are given: fitted to images, and asked for features."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taskrl.errors import DataError
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
-from taskrl.types import Encode
+from taskrl.types import Encode, Inputs
 
 PIXELS_AT_ONCE = 2**19
+NUM_STATISTICS = 128
+NUM_TAKEN = 512
 
 
 def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
@@ -26,11 +31,16 @@ def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
     return notes
 
 
-def encode_on(encoder: Encoder, device: torch.device) -> Encode:
+def images_at_once(height: int, width: int) -> int:
+    """How many images of this size go through an encoder together, unless somebody says otherwise."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def encode_on(encoder: Encoder, device: torch.device, batch_size: int | None = None) -> Encode:
     """Images (B, C, H, W) to features (B, D) on `device`, a part at a time; `encoder` is there and in eval mode."""
 
     def encode(images: Tensor) -> Tensor:
-        at_once = max(1, PIXELS_AT_ONCE // (images.shape[2] * images.shape[3]))
+        at_once = batch_size or images_at_once(*images.shape[2:])
         with torch.inference_mode():
             parts = [encoder(with_channels(part.to(device), encoder)).float() for part in images.split(at_once)]
         return torch.cat(parts).clone()
@@ -41,3 +51,44 @@ def encode_on(encoder: Encoder, device: torch.device) -> Encode:
 def with_channels(images: Tensor, encoder: Encoder) -> Tensor:
     """Images (B, C, H, W), grey ones with as many channels as the encoder takes."""
     return images.expand(-1, len(encoder.mean), -1, -1)
+
+
+@contextmanager
+def readable(shape: tuple[int, ...]) -> Iterator[None]:
+    """Raises DataError where the encoder cannot read images of `shape` (C, H, W)."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"The encoder cannot read images of {shape} ({reason}); use images like those it was trained on, or "
+            "another --image-size."
+        ) from error
+
+
+def check_finite(features: Tensor) -> None:
+    """Raises DataError for features that are not numbers."""
+    if not bool(torch.isfinite(features).all()):
+        raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
+
+
+def features_of(inputs: Inputs, encode: Encode) -> Tensor:
+    """Features (N, D) of all `inputs`, on the CPU. Raises DataError as `readable` and `check_finite` do."""
+    with readable(inputs.sample_shape):
+        parts = [encode(inputs.take(rows)).cpu() for rows in torch.arange(len(inputs)).split(NUM_TAKEN)]
+    features = torch.cat(parts)
+    check_finite(features)
+    return features
+
+
+def set_statistics(encoder: Encoder, inputs: Inputs) -> bool:
+    """Set batch-norm statistics to those of clean images; whether the encoder, on the CPU, has any."""
+    images = inputs.take(torch.arange(len(inputs))[:: max(1, len(inputs) // NUM_STATISTICS)][:NUM_STATISTICS])
+    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    with torch.no_grad():
+        encoder.train()(with_channels(images, encoder))
+    encoder.eval()
+    return bool(norms)

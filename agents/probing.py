@@ -1,57 +1,216 @@
-"""`taskrl probe`: accuracy of an exported encoder on any labelled data."""
+"""`taskrl probe`: accuracy of an encoder's frozen features on any labelled data, with all labels and with few."""
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.nn import functional as F
 
+from agents.encoders import encode_on, features_of, fit_to_images, set_statistics
 from agents.progress import Reporter
-from taskrl.assemble import load_data
+from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Splits, make_splits
-from taskrl.errors import DataError
-from taskrl.evaluation.accuracy import Accuracy, measure
-from taskrl.export import load_exported
-from taskrl.modalities.image.modeling import Encoder
-from taskrl.types import Inputs, pick_device
+from taskrl.errors import ConfigError, DataError
+from taskrl.evaluation.accuracy import MAX_PIXEL_SIDE, Accuracy, measure
+from taskrl.evaluation.few_shot import (
+    IMBALANCED,
+    NUM_DRAWS,
+    FewShot,
+    class_sizes,
+    few_shot,
+    is_imbalanced,
+)
+from taskrl.evaluation.statistics import Interval
+from taskrl.initial import open_encoder
+from taskrl.modalities.image.state_dicts import LoadedEncoder, untrained_like
+from taskrl.types import Inputs
 
-BATCH = 512
+TITLES = {"linear": "linear %", "balanced": "balanced %", "knn": "kNN %", "auroc": "AUROC %"}
+FLOORS = ("untrained", "pixels")
+NUM_TAKEN = 512
+DRAWS = (
+    f"Mean of {NUM_DRAWS} draws of the labels, the same draws in every row, with a 95 % bootstrap interval over draws."
+)
+RULE = (
+    f"Classes are imbalanced (the largest of the scored has more than {IMBALANCED} times the images of the smallest): "
+    "look at balanced accuracy and AUROC (one class against the rest, averaged) rather than at accuracy."
+)
 
 
-def probe_encoder(folder: Path, config: ExperimentConfig, reporter: Reporter) -> Accuracy:
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """What `taskrl probe` found. accuracy: with all labels. few: a table for each number of labels a class, by encoder:
+    this one and the floors. notes: sentences.
+    """
+
+    facts: Mapping[str, Any]
+    accuracy: Accuracy
+    imbalanced: bool
+    few: Sequence[Mapping[str, FewShot]]
+    notes: Sequence[str]
+
+
+def probe_encoder(
+    path: Path, architecture: str | None, config: ExperimentConfig, reporter: Reporter, few: Sequence[int] = ()
+) -> Probed:
     """Print and return the accuracies on validation images, or on test images with `final.test`."""
-    encoder = load_exported(folder / "encoder" if (folder / "encoder").is_dir() else folder)
-    splits = make_splits(load_data(config), seed=config.data.split_seed)
-    split = "test" if config.final.test else "validation"
-    accuracy = _measure(encoder, splits, config, reporter)
-    table = Table(title=f"{folder} on {splits.name}, {split} images")
-    for title in ("linear %", "balanced %", "kNN %"):
-        table.add_column(title, justify="right")
-    table.add_row(*(f"{value:.1f}" for value in (accuracy.linear, accuracy.balanced, accuracy.knn)))
+    probed = probe(path, architecture, config, reporter, few)
+    for note in probed.notes:
+        reporter.say(f"Note: {note}.")
+    table = Table(title="{encoder} on {data}, {split} images".format(**probed.facts))
+    for name in _columns(probed.imbalanced, always="balanced"):
+        table.add_column(TITLES[name], justify="right")
+    values = [getattr(probed.accuracy, name) for name in _columns(probed.imbalanced, always="balanced")]
+    table.add_row(*("" if value is None else f"{value:.1f}" for value in values))
     reporter.console.print(table)
-    return accuracy
+    if probed.few:
+        reporter.console.print(_few_table(probed))
+        reporter.say(DRAWS)
+    if probed.imbalanced:
+        reporter.say(RULE)
+    return probed
 
 
-def _measure(encoder: Encoder, splits: Splits, config: ExperimentConfig, reporter: Reporter) -> Accuracy:
-    scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
-    if splits.fitting is None or scored.labels is None:
+def probe_json(path: Path, architecture: str | None, config: ExperimentConfig, few: Sequence[int] = ()) -> str:
+    """The same as JSON; progress and the record of reads go to standard error."""
+    probed = probe(path, architecture, config, Reporter(Console(stderr=True, highlight=False, soft_wrap=True)), few)
+    tables = [
+        {
+            "labels_per_class": next(iter(table.values())).labels_per_class,
+            "encoders": {
+                name: {
+                    measured: {**asdict(interval), "draws": [getattr(draw, measured) for draw in found.draws]}
+                    for measured, interval in found.means.items()
+                }
+                for name, found in table.items()
+            },
+        }
+        for table in probed.few
+    ]
+    content = {**probed.facts, **asdict(probed.accuracy), "imbalanced": probed.imbalanced}
+    return json.dumps({**content, "few_shot": tables, "notes": list(probed.notes)}, indent=1, allow_nan=False)
+
+
+def parse_few(text: str | None) -> tuple[int, ...]:
+    """Numbers of labels a class, rising. Raises ConfigError."""
+    if text is None:
+        return ()
+    numbers = {int(part) if part.strip().isdecimal() else 0 for part in text.split(",")}
+    if min(numbers) < 1:
+        raise ConfigError(f"--few-shot {text!r} is no list of numbers of labels a class; write e.g. 1,5,10.")
+    return tuple(sorted(numbers))
+
+
+def probe(
+    path: Path, architecture: str | None, config: ExperimentConfig, reporter: Reporter, few: Sequence[int] = ()
+) -> Probed:
+    """Measure the encoder in `path`. few: numbers of labels a class to measure it at beside all of them, next to the
+    floors. Raises ConfigError, DataError or RunFolderError.
+    """
+    device = find_device(config.predictor.device)
+    loaded = open_encoder(path, architecture)
+    splits = make_splits(load_data(config), seed=config.data.split_seed)
+    shape = splits.pretraining.inputs.sample_shape
+    notes = [*splits.notes, *loaded.notes, *fit_to_images(loaded, shape)]
+    if splits.fitting is None:
         raise DataError(f"{splits.name} has no labels, and accuracy needs them; name data with labels.")
-    device = pick_device(config.predictor.device)
-    encoder = encoder.to(device).eval()
+    scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
+    if scored.labels is None:
+        raise DataError(f"{splits.name} has no labels to score, and accuracy needs them; name data with labels.")
+    encode = encode_on(loaded.encoder.to(device), device)
+    pair = features_of(splits.fitting.inputs, encode), features_of(scored.inputs, encode)
+    truth = splits.fitting.labels, scored.labels
+    kept, skipped = _possible(few, splits)
+    tables: list[dict[str, FewShot]] = []
+    if kept:
+        features = {"encoder": pair, **_floors(loaded, splits, scored.inputs, device)}
+        with reporter.task("few labels", len(kept) * NUM_DRAWS * len(features), "fit") as progress:
+            for count in kept:
+                tables.append(few_shot(features, *truth, count, seed=splits.split_seed, advance=progress.advance))
+    facts = {
+        "encoder": str(path),
+        "architecture": loaded.config["architecture"],
+        "data": splits.name,
+        "split": "test" if config.final.test else "validation",
+        "sample_shape": list(shape),
+        "num_fitted": len(truth[0]),
+        "num_scored": len(truth[1]),
+    }
+    accuracy = measure(pair[0], truth[0], [(pair[1], truth[1])])[0]
+    return Probed(
+        facts=facts,
+        accuracy=accuracy,
+        imbalanced=is_imbalanced(truth[1]),
+        few=tables,
+        notes=(*notes, *skipped),
+    )
 
-    def features(inputs: Inputs) -> Tensor:
-        with torch.inference_mode():
-            parts = [
-                encoder(inputs.take(rows).to(device)).float().cpu() for rows in torch.arange(len(inputs)).split(BATCH)
-            ]
-        return torch.cat(parts).clone()
 
-    try:
-        pair = features(splits.fitting.inputs), features(scored.inputs)
-    except (ValueError, RuntimeError) as error:
-        raise DataError(
-            f"The encoder cannot read images of {splits.pretraining.inputs.sample_shape} "
-            f"({str(error).splitlines()[0]}); use data like those it was trained on."
-        ) from error
-    return measure(pair[0], splits.fitting.labels, [(pair[1], scored.labels)])[0]
+def _possible(few: Sequence[int], splits: Splits) -> tuple[list[int], list[str]]:
+    """The numbers of labels that every class has, and sentences about the others."""
+    assert splits.fitting is not None
+    sizes = class_sizes(splits.fitting.labels)
+    smallest = min(sizes, key=lambda kind: sizes[kind])
+    name = splits.class_names[smallest] if smallest < len(splits.class_names) else smallest
+    skipped = [
+        f"{count} labels a class are skipped: class {str(name)!r} has {sizes[smallest]} images to fit on"
+        for count in few
+        if count > sizes[smallest]
+    ]
+    return [count for count in few if count <= sizes[smallest]], skipped
+
+
+def _floors(
+    loaded: LoadedEncoder, splits: Splits, scored: Inputs, device: torch.device
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Features of the fitted and the scored images: of an untrained encoder of the same architecture, whose batch-norm
+    statistics are of clean pretraining images, and the pixels themselves.
+    """
+    assert splits.fitting is not None
+    fresh = untrained_like(loaded.config, 0)
+    set_statistics(fresh, splits.pretraining.inputs)
+    encode = encode_on(fresh.to(device), device)
+    parts = splits.fitting.inputs, scored
+    untrained = (features_of(parts[0], encode), features_of(parts[1], encode))
+    return dict(zip(FLOORS, (untrained, (_pixels(parts[0]), _pixels(parts[1]))), strict=True))
+
+
+def _pixels(inputs: Inputs) -> Tensor:
+    """Pixels in [0, 1], (N, P); images above 32 pixels a side are averaged down, as for the floor of a run."""
+    parts = []
+    for rows in torch.arange(len(inputs)).split(NUM_TAKEN):
+        images = inputs.take(rows).float() / 255
+        if max(images.shape[2:]) > MAX_PIXEL_SIDE:
+            images = F.adaptive_avg_pool2d(images, MAX_PIXEL_SIDE)
+        parts.append(images.flatten(1))
+    return torch.cat(parts)
+
+
+def _columns(imbalanced: bool, *, always: str = "") -> list[str]:
+    return [name for name in TITLES if imbalanced or name in ("linear", "knn", always)]
+
+
+def _few_table(probed: Probed) -> Table:
+    columns = _columns(probed.imbalanced)
+    table = Table(title="with few labels")
+    table.add_column("labels a class", justify="right")
+    table.add_column("features")
+    for name in columns:
+        table.add_column(TITLES[name], justify="right")
+    for block in probed.few:
+        for name, found in block.items():
+            cells = [_cell(found.means.get(column)) for column in columns]
+            table.add_row(str(found.labels_per_class), name, *cells)
+        table.add_section()
+    return table
+
+
+def _cell(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"

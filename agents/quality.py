@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import nn
 
-from agents.encoders import encode_on, fit_to_images, with_channels
+from agents.encoders import check_finite, encode_on, fit_to_images, readable, set_statistics
 from agents.progress import Reporter
 from taskrl.assemble import load_data
 from taskrl.config import ExperimentConfig
-from taskrl.data.splits import Splits, make_splits
+from taskrl.data.splits import make_splits
 from taskrl.errors import DataError
 from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
 from taskrl.evaluation.panel import Panel, Part
@@ -25,7 +24,6 @@ from taskrl.modalities.image.state_dicts import untrained_like
 from taskrl.types import ProbeData, pick_device
 
 LEAST_IMAGES = 32
-NUM_STATISTICS = 128
 MEANING = (
     "The total is a weighted sum of these measurements; no label was read. Larger is better, but only beside totals "
     "on the same data, image size and goal: the untrained encoder's shows what the architecture has before training."
@@ -92,18 +90,12 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
         )
     device = pick_device(config.predictor.device)
     panel, data = full_panel(config, splits.probe, splits.pretraining.inputs, set(), device)
-    try:
+    with readable(shape):
         reading = _read(panel, data, loaded.encoder, device)
         fresh = untrained_like(loaded.config, 0)
         floors = [_read(panel, data, fresh, device)]
-        if _set_statistics(fresh.cpu(), splits):
+        if set_statistics(fresh.cpu(), splits.pretraining.inputs):
             floors.append(_read(panel, data, fresh, device))
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"The encoder cannot read images of {shape} ({reason}); use images like those it was trained on, or "
-            "another --image-size."
-        ) from error
     facts = {
         "encoder": str(path),
         "architecture": loaded.config["architecture"],
@@ -116,24 +108,10 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
     return Judged(facts=facts, notes=tuple(notes), parts=panel.parts, encoder=reading, untrained=untrained)
 
 
-def _set_statistics(encoder: Encoder, splits: Splits) -> bool:
-    """Set batch-norm statistics to those of clean pretraining images; whether the encoder has any."""
-    inputs = splits.pretraining.inputs
-    images = inputs.take(torch.arange(len(inputs))[:: max(1, len(inputs) // NUM_STATISTICS)][:NUM_STATISTICS])
-    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with torch.no_grad():
-        encoder.train()(with_channels(images, encoder))
-    return bool(norms)
-
-
 def _read(panel: Panel, data: ProbeData, encoder: Encoder, device: torch.device) -> PanelReading:
     encode = encode_on(encoder.to(device).eval(), device)
     clean = encode(data.inputs)
-    if not bool(torch.isfinite(clean).all()):
-        raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
+    check_finite(clean)
     quality = panel(encode, data)
     return PanelReading(
         total=quality.value,

@@ -247,9 +247,7 @@ def with_reward(assembled: Assembled, config: ExperimentConfig) -> Assembled:
 def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
     """Replace every "auto" that needs no measuring by what it means here, so that the run folder says what ran."""
     predictor, reward = config.predictor, config.reward
-    device = pick_device(predictor.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"Device {predictor.device!r} is not there (no CUDA GPU found); use --device auto or cpu.")
+    device = find_device(predictor.device)
     probe = _probe_of(reward, labelled=labelled)
     return config.model_copy(
         update={
@@ -257,6 +255,14 @@ def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
             "reward": reward.model_copy(update={"probe": probe}),
         }
     )
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`. Raises ConfigError when it is not there."""
+    device = pick_device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"Device {name!r} is not there (no CUDA GPU found); use --device auto or cpu.")
+    return device
 
 
 def _probe_of(reward: RewardConfig, *, labelled: bool) -> str:

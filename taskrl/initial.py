@@ -50,6 +50,11 @@ def open_encoder(path: Path, architecture: str | None) -> LoadedEncoder:
     return LoadedEncoder(encoder, read_json(folder / CONFIG), ())
 
 
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights of the encoder that `open_encoder` reads from `path`."""
+    return path if path.is_file() else encoder_folder(path) / WEIGHTS
+
+
 def encoder_folder(path: Path) -> Path:
     """`path`, or encoder/ in it where `path` is a run."""
     return path / "encoder" if (path / "encoder").is_dir() else path
@@ -64,7 +69,7 @@ def with_initial(settings: PredictorConfig) -> PredictorConfig:
         return settings
     path = Path(settings.init).absolute()
     name = _architecture(path, settings.encoder)
-    file = path if path.is_file() else encoder_folder(path) / WEIGHTS
+    file = weights_file(path)
     if not file.is_file():
         raise RunFolderError(f"{str(file)!r} is missing; copy or export the encoder again.")
     digest = str(fingerprint(file)["sha256"])

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -24,11 +24,12 @@ RIDGE_PIXEL_STRENGTHS = (0.01, 0.1, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Percent. balanced: mean recall over the classes of the linear classifier."""
+    """Percent. balanced: mean recall over the classes of the linear classifier. auroc: of its probabilities."""
 
     linear: float
     balanced: float
     knn: float
+    auroc: float | None = None
 
 
 def standardised_pair(fit_ND: Tensor, *others_ND: Tensor) -> tuple[NDArray[np.float32], ...]:
@@ -90,9 +91,24 @@ def measure(fit_ND: Tensor, fit_labels: Tensor, scored: list[tuple[Tensor, Tenso
                 linear=100 * float((truth == predicted).mean()),
                 balanced=100 * float(balanced),
                 knn=100 * float((neighbours == labels).float().mean()),
+                auroc=mean_auroc(model.predict_proba(matrix), model.classes_, truth),
             )
         )
     return results
+
+
+def mean_auroc(
+    scores_NC: NDArray[np.float64], classes_C: NDArray[np.int64], labels_N: NDArray[np.int64]
+) -> float | None:
+    """Area under the ROC curve of each class against the rest, in percent, averaged over the classes that have labels;
+    of two classes it is the usual one. None where no class can be told from others.
+    """
+    areas = [
+        roc_auc_score(labels_N == kind, scores_NC[:, column])
+        for column, kind in enumerate(classes_C)
+        if 0 < (labels_N == kind).sum() < len(labels_N)
+    ]
+    return 100 * float(np.mean(areas)) if areas else None
 
 
 def pixel_accuracy(fit_NP: Tensor, fit_labels: Tensor, score_NP: Tensor, score_labels: Tensor) -> dict[str, float]:

@@ -13,6 +13,7 @@ FLOORS = (
     ("taskrl.registry", "taskrl.seeding", "taskrl.types"),
     (
         "taskrl.config",
+        "taskrl.feature_files",
         "taskrl.folders",
         "taskrl.machine",
         "taskrl.tracking",

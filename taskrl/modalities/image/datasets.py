@@ -10,7 +10,7 @@ from taskrl.data.dataset import Part, RawDataset
 from taskrl.errors import DataError, unknown_name
 from taskrl.modalities.image.archives import KNOWN_SETS, load_npz
 from taskrl.modalities.image.digits import cluttered_digits, plain_digits
-from taskrl.modalities.image.folder import load_folder
+from taskrl.modalities.image.folder import MAX_BAD_SHARE, load_folder
 from taskrl.modalities.image.simulated.source import set_for
 from taskrl.registry import Registry
 
@@ -32,6 +32,12 @@ def known_names() -> tuple[str, ...]:
     return GENERATED_SETS.names() + DRAWN_SETS.names() + KNOWN_SETS.names()
 
 
+def folder_of(source: str) -> Path | None:
+    """The folder that `source` names, or None where it is a known name or a file. Raises DataError for neither."""
+    path = None if source in known_names() else _existing_path(source)
+    return path if path is not None and path.is_dir() else None
+
+
 def is_drawn(source: str) -> bool:
     """Whether `source` is a distribution of sets, of which a seed draws one."""
     return source in DRAWN_SETS
@@ -47,7 +53,7 @@ def load_images(
     groups: str | None = None,
     use_labels: bool = True,
     memory_limit_bytes: int = 2 * 2**30,
-    max_bad_share: float = 0.01,
+    max_bad_share: float = MAX_BAD_SHARE,
 ) -> RawDataset:
     """Square uint8 images (C, H, H) with C 1 or 3, and their labels and groups where there are any.
 

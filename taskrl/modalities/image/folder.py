@@ -24,6 +24,7 @@ UInt8Array = npt.NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
 OTHER_SPLITS = ("val", "valid", "validation")
+MAX_BAD_SHARE = 0.01
 MAX_PIXELS = 100_000_000  # takes 300 MB decoded; Pillow itself refuses only at 179 million
 NUM_THREADS = min(8, os.cpu_count() or 1)
 NUM_SUBMITTED = 1024
@@ -51,7 +52,7 @@ class FolderImages:
         """Raises DataError for a file that was changed or removed since the folder was loaded."""
         images = torch.empty((len(indices), *self.sample_shape), dtype=torch.uint8)
         names = [self.names[index] for index in indices.tolist()]
-        for row, (name, image) in enumerate(zip(names, _decode_each(self.root, names, self.image_size), strict=True)):
+        for row, (name, image) in enumerate(zip(names, decode_each(self.root, names, self.image_size), strict=True)):
             if isinstance(image, str) or len(image) > self.num_channels:
                 reason = image if isinstance(image, str) else "it has become a colour image"
                 raise DataError(
@@ -59,6 +60,17 @@ class FolderImages:
                 )
             images[row] = torch.from_numpy(image)
         return images
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """Every image file below a folder, whatever a run would use it for. names: paths below it, sorted. parts: train,
+    test or val, where the folder is divided so. classes: the class folder, where there are two or more.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[str | None, ...]
+    classes: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ def load_folder(
     listing = _list_folder(path)
     names = listing.train + listing.test
     decoded = _decode_all(str(path), names, image_size, memory_limit_bytes)
-    notes = (*listing.notes, *_judge_bad_files(path, names, decoded, max_bad_share))
+    notes = (*listing.notes, *judge_bad_files(path, names, decoded.bad, max_bad_share))
     num_train = int(np.searchsorted(np.asarray(decoded.kept), len(listing.train)))
     kept = tuple(names[position] for position in decoded.kept)
     train, test = kept[:num_train], kept[num_train:]
@@ -124,6 +136,22 @@ def load_folder(
         class_names=labels.class_names,
         notes=notes + labels.notes,
     )
+
+
+def list_folder(path: Path) -> FolderListing:
+    """Raises DataError where there is no image."""
+    names = _image_names(path)
+    roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
+    kinds = {"train", "test", *OTHER_SPLITS}
+    divided = "train" in roots and ("test" in roots or set(roots) <= kinds)
+    parts = [root if divided and root in kinds else None for root in roots]
+    folders = [name.split("/")[1 if part else 0 : -1] for name, part in zip(names, parts, strict=True)]
+    classes = [
+        below[0] if below and bool(part) == divided else None for below, part in zip(folders, parts, strict=True)
+    ]
+    if len(set(classes) - {None}) < 2:
+        classes = [None] * len(names)
+    return FolderListing(tuple(names), tuple(parts), tuple(classes))
 
 
 def decode_image(path: str, image_size: int) -> UInt8Array:
@@ -195,14 +223,19 @@ def _list_folder(path: Path) -> _Listing:
         others = [name for name in top if name not in (split["train"], split["test"]) and any(_walk(path, name, set()))]
         notes = (f"not used, because they lie beside train/ and test/: {', '.join(others)}",) if others else ()
         return _Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=notes)
-    names = sorted(_walk(path, "", set()))
-    if not names:
-        raise DataError(f"{str(path)!r} holds no images; give a folder with {', '.join(SUFFIXES)} files.")
+    names = _image_names(path)
     roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
     if "train" in roots and roots <= {"train", *OTHER_SPLITS} and len(roots) > 1:
         other = min(roots - {"train"})
         raise DataError(f"{str(path)!r} has train/ and {other}/ but no test/; rename {other}/, or give train/ alone.")
     return _Listing(tuple(names), class_level=1 if roots == {"train"} else 0)
+
+
+def _image_names(path: Path) -> list[str]:
+    names = sorted(_walk(path, "", set()))
+    if not names:
+        raise DataError(f"{str(path)!r} holds no images; give a folder with {', '.join(SUFFIXES)} files.")
+    return names
 
 
 def _walk(root: Path, below: str, seen: set[str]) -> Iterator[str]:
@@ -231,8 +264,8 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"The folder {error.filename!r} cannot be read ({error.strerror}); change its permissions.")
 
 
-def _decode_each(root: str, names: Sequence[str], image_size: int) -> Iterator[UInt8Array | str]:
-    """Every image in order, decoded by threads, or the reason why it cannot be."""
+def decode_each(root: str, names: Sequence[str], image_size: int) -> Iterator[UInt8Array | str]:
+    """Every image in order, decoded by threads, (C, H, W), or the reason why it cannot be."""
     if not names:
         return
     with ThreadPoolExecutor(min(NUM_THREADS, len(names)), thread_name_prefix="taskrl-decode") as threads:
@@ -261,7 +294,7 @@ def _decode_all(root: str, names: Sequence[str], image_size: int, memory_limit_b
     pixels = torch.empty(shape, dtype=torch.uint8) if num_bytes <= memory_limit_bytes else None
     kept: list[int] = []
     bad: list[tuple[int, str]] = []
-    for position, image in enumerate(_decode_each(root, names, image_size)):
+    for position, image in enumerate(decode_each(root, names, image_size)):
         if isinstance(image, str):
             bad.append((position, image))
             continue
@@ -275,13 +308,15 @@ def _decode_all(root: str, names: Sequence[str], image_size: int, memory_limit_b
     return _Decoded(tuple(kept), tuple(bad), num_channels, None if pixels is None else pixels[: len(kept)])
 
 
-def _judge_bad_files(path: Path, names: Sequence[str], decoded: _Decoded, max_bad_share: float) -> tuple[str, ...]:
-    """A note about unreadable files. Raises DataError if there are too many of them."""
-    if not decoded.bad:
+def judge_bad_files(
+    path: Path, names: Sequence[str], bad: Sequence[tuple[int, str]], max_bad_share: float
+) -> tuple[str, ...]:
+    """A note about unreadable files, (position, reason) each. Raises DataError if there are too many of them."""
+    if not bad:
         return ()
-    position, reason = decoded.bad[0]
-    found = f"{len(decoded.bad)} of {len(names)} image files in {str(path)!r} cannot be read"
-    if not decoded.kept or len(decoded.bad) > max_bad_share * len(names):
+    position, reason = bad[0]
+    found = f"{len(bad)} of {len(names)} image files in {str(path)!r} cannot be read"
+    if len(bad) == len(names) or len(bad) > max_bad_share * len(names):
         raise DataError(
             f"{found}, the first is {names[position]!r} ({reason}); at most {max_bad_share:.1%} may be unreadable: "
             f"repair or remove them."
