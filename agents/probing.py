@@ -124,6 +124,8 @@ def probe(
     scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
     if scored.labels is None:
         raise DataError(f"{splits.name} has no labels to score, and accuracy needs them; name data with labels.")
+    if len(class_sizes(splits.fitting.labels)) < 2:
+        raise DataError(f"{splits.name} has one class, and accuracy needs two; name data with more classes.")
     encode = encode_on(loaded.encoder.to(device), device)
     pair = features_of(splits.fitting.inputs, encode), features_of(scored.inputs, encode)
     truth = splits.fitting.labels, scored.labels
@@ -147,7 +149,7 @@ def probe(
     return Probed(
         facts=facts,
         accuracy=accuracy,
-        imbalanced=is_imbalanced(truth[1]),
+        imbalanced=is_imbalanced(truth[1], truth[0]),
         few=tables,
         notes=(*notes, *skipped),
     )

@@ -33,10 +33,12 @@ def class_sizes(labels_N: Tensor) -> dict[int, int]:
     return dict(zip(kinds.tolist(), counts.tolist(), strict=True))
 
 
-def is_imbalanced(labels_N: Tensor) -> bool:
-    """Whether the largest class has more than 1.5 times as many images as the smallest."""
-    sizes = class_sizes(labels_N).values()
-    return max(sizes) > IMBALANCED * min(sizes)
+def is_imbalanced(scored_M: Tensor, fitted_N: Tensor) -> bool:
+    """Whether the largest class of the scored images has more than 1.5 times as many as the smallest, and one image
+    more (what dividing can do). A class that was fitted and has no scored image counts.
+    """
+    sizes = {**dict.fromkeys(class_sizes(fitted_N), 0), **class_sizes(scored_M)}.values()
+    return max(sizes) > IMBALANCED * min(sizes) + 1
 
 
 def draw_rows(labels_N: Tensor, per_class: int, *, seed: int, draw: int) -> Tensor:

@@ -142,7 +142,18 @@ def test_doctor_names_a_wrong_pair_and_its_remedy(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_command_explains_itself() -> None:
-    for command in ("train", "pretrain", "resume", "probe", "quality", "inspect", "export", "mlflow", "doctor"):
+    for command in (
+        "train",
+        "pretrain",
+        "resume",
+        "embed",
+        "probe",
+        "quality",
+        "inspect",
+        "export",
+        "mlflow",
+        "doctor",
+    ):
         result = taskrl(command, "--help")
         assert result.exit_code == 0
         assert "Usage" in result.stdout

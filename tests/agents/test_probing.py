@@ -87,7 +87,7 @@ def test_weights_of_others_are_probed_and_grey_images_repeated(here: Path) -> No
     with isolated_global_rng(0):
         torch.save(models.shufflenet_v2_x0_5().state_dict(), "net.pth")
     found = probe("net.pth", "--arch", "shufflenet_v2_x0_5", "--data", "./d.npz", "--few-shot", "1")
-    assert (found["architecture"], found["num_scored"], few_of(found)) == ("shufflenet_v2_x0_5", 12, [1])
+    assert (found["architecture"], few_of(found)) == ("shufflenet_v2_x0_5", [1])
     assert any("repeated 3 times" in note for note in found["notes"])
 
 
@@ -96,6 +96,12 @@ def test_json_stays_json_when_test_images_are_read(finished: RunFolder) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["split"] == "test"
     assert "test images of digits (split seed 0) read: taskrl probe --final" in " ".join(result.stderr.split())
+
+
+def test_one_class_is_refused(finished: RunFolder, here: Path) -> None:
+    write_blobs(here / "d.npz", torch.zeros(60, dtype=torch.int64))
+    result = taskrl("probe", finished.encoder, "--data", "./d.npz")
+    assert result.exit_code == 2 and "one class" in result.stderr
 
 
 @pytest.mark.parametrize("few", ["0", "1,x", "-3", "", ",", "1.5"])

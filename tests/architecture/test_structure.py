@@ -13,7 +13,6 @@ FLOORS = (
     ("taskrl.registry", "taskrl.seeding", "taskrl.types"),
     (
         "taskrl.config",
-        "taskrl.feature_files",
         "taskrl.folders",
         "taskrl.machine",
         "taskrl.tracking",
@@ -28,6 +27,7 @@ FLOORS = (
     ("taskrl.initial", "taskrl.measuring", "taskrl.tuning"),
     (
         "taskrl.assemble",
+        "taskrl.feature_files",
         "taskrl.mlflow_page",
         "taskrl.report",
         "taskrl.report_figures",

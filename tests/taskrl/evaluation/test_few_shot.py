@@ -65,6 +65,13 @@ def test_auroc_is_that_of_scikit_learn() -> None:
     assert mean_auroc(scores, np.arange(3), np.zeros(60, dtype=np.int64)) is None
 
 
-def test_imbalance_begins_above_half_as_many_again() -> None:
-    assert not is_imbalanced(torch.tensor([0, 0, 1, 1, 1]))
-    assert is_imbalanced(torch.tensor([0, 0, 1, 1, 1, 1]))
+@pytest.mark.parametrize(("sizes", "expected"), [((20, 31), False), ((20, 32), True), ((2, 4), False), ((9, 9), False)])
+def test_imbalance_is_more_than_half_as_many_again_and_more_than_rounding(
+    sizes: tuple[int, int], expected: bool
+) -> None:
+    labels = torch.repeat_interleave(torch.tensor([0, 3]), torch.tensor(sizes))
+    assert is_imbalanced(labels, labels) == expected
+
+
+def test_a_class_without_a_scored_image_counts() -> None:
+    assert is_imbalanced(torch.arange(20) % 2, torch.arange(20) % 3)
