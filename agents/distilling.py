@@ -44,6 +44,7 @@ class DistillOptions:
     steps: int
     seeds: int
     views: str
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def distill(
 ) -> dict[str, Any]:
     """Distil, measure, print the table and write the student to the folder `out`; returns what result.json holds."""
     student = parse_student(options.student, config.predictor.width)
+    if not 0 < options.learning_rate <= 1:
+        raise ConfigError(f"--learning-rate {options.learning_rate:g} is outside (0, 1]; 0.01 is the default.")
     source = open_source(path, architecture, config, out, options.seeds, reporter)
     training = training_of(source, config, options.steps, options.views)
     untrained = [_untrained(source, student, config.seed + index) for index in range(options.seeds)]
@@ -93,7 +96,7 @@ def distill(
                 source.splits.pretraining.inputs,
                 training,
                 seed=config.seed + index,
-                learning_rate=config.predictor.learning_rate,
+                learning_rate=options.learning_rate,
                 after_step=lambda: progress.advance(f"seed {config.seed + index}"),  # noqa: B023 - called in this turn
             )
             seconds = time.monotonic() - started
@@ -102,7 +105,6 @@ def distill(
                 _Trained(distilled=distilled, config=student_config, untrained=floor, quality=quality, seconds=seconds)
             )
     result = _result(source, options, judged_by, teacher_quality, found, reads) | {
-        "learning_rate": config.predictor.learning_rate,
         "batch_size": training.batch_size,
         "precision": training.precision,
         "seed": config.seed,

@@ -112,7 +112,8 @@ def distill(
     arch: Arch = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
     seeds: Annotated[int, typer.Option(help="Students, each from its own start.")] = 1,
-    views: Views = "crop=0.3,jitter=0.4",
+    views: Views = "none",
+    learning_rate: Annotated[float, typer.Option(help="The largest of the schedule.")] = 1e-2,
     seed: Seed = None,
     final: Final = False,
     image_size: ImageSize = None,
@@ -127,7 +128,7 @@ def distill(
     from agents.distilling import DistillOptions
     from agents.distilling import distill as run_distillation
 
-    own = ("teacher", "student", "arch", "out", "steps", "seeds", "views")
+    own = ("teacher", "student", "arch", "out", "steps", "seeds", "views", "learning_rate")
     config = build_config({name: value for name, value in locals().items() if name not in own})
-    options = DistillOptions(student=student, steps=steps, seeds=seeds, views=views)
+    options = DistillOptions(student=student, steps=steps, seeds=seeds, views=views, learning_rate=learning_rate)
     run_distillation(teacher, arch, config, options, out, Reporter())

@@ -17,7 +17,8 @@ from taskrl.transfer.training import Training, batches, encode_all, features_of,
 from taskrl.types import Compute, Inputs
 
 TEMPERATURE = 0.1
-RELATIONAL_WEIGHT = 1.0
+RELATIONAL_WEIGHT = 0.3
+LEARNING_RATE = 1e-2
 NUM_STATISTICS = 1024
 LAST_SHARE = 0.1
 
@@ -62,7 +63,7 @@ def distil(
     training: Training,
     *,
     seed: int,
-    learning_rate: float,
+    learning_rate: float = LEARNING_RATE,
     after_step: Callable[[], None] = lambda: None,
 ) -> Distilled:
     """Train a copy of `student` to give `teacher`'s features through a linear projector, which is dropped.
@@ -101,7 +102,7 @@ def distil(
     if not finite:
         raise DataError(
             "The loss of the distillation is not finite; use fp32 (--set predictor.precision=fp32) or a smaller "
-            "--set predictor.learning_rate."
+            "--learning-rate."
         )
     recalibrate(student, clean, device)
     last = losses[-max(1, round(LAST_SHARE * len(losses))) :]
@@ -128,7 +129,8 @@ def recalibrate(encoder: Encoder, images: Tensor, device: torch.device) -> None:
 
 def _loss(student: Encoder, projector: nn.Linear, views: Tensor, target: Tensor) -> Tensor:
     features = features_of(student, views)
-    return feature_loss(projector(features).float(), target) + RELATIONAL_WEIGHT * relational_loss(features, target)
+    centred = features - features.mean(0)  # features after a ReLU all point the same way
+    return feature_loss(projector(features).float(), target) + RELATIONAL_WEIGHT * relational_loss(centred, target)
 
 
 def _step_flops(teacher: Encoder, student: Encoder, projector: nn.Linear, views: Tensor) -> int:

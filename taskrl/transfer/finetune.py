@@ -55,7 +55,8 @@ def fine_tune(
     """Train a copy of `encoder` and a classifier at every learning rate; the best weights of all by the inner part.
 
     Every rate starts from the same weights and meets the same batches and views, all by `seed`. The inner part is read
-    ten times a rate, and before the first step where the start is the probe's solution. `encoder` is left as it is. Raises DataError when no rate gave finite numbers.
+    ten times a rate, and before the first step where the start is the probe's solution. `encoder` is left as it is.
+    Raises DataError when no rate gave finite numbers.
     """
     started = time.monotonic()
     per_image = encode_flops(encoder, data.inputs.sample_shape)
