@@ -119,7 +119,7 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
             f"{dataset.name} leaves {len(splits.pretraining.inputs)} pretraining images, fewer than one batch of "
             f"{config.predictor.batch_size}; set predictor.batch_size lower or give more images."
         )
-    statistics = _channel_statistics(splits.pretraining.inputs)
+    statistics = channel_statistics(splits.pretraining.inputs)
     config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape)
     _, encoder_config = _encoder(config, shape, statistics, seed=0)
     problem = dataclasses.replace(_problem(config, splits, statistics, codec), facts=dataset.facts)
@@ -136,7 +136,7 @@ def _with_draws(fixed: Assembled, codec: Codec) -> Assembled:
         with threads(1):  # to the bit the same in this process and in a worker
             dataset = _load(config, seed)
             splits = make_splits(dataset, seed=config.data.split_seed)
-            statistics = _channel_statistics(splits.pretraining.inputs)
+            statistics = channel_statistics(splits.pretraining.inputs)
             problem = _problem(config, splits, statistics, codec, meter=fixed.problem.meter)
         _, encoder_config = _encoder(config, splits.pretraining.inputs.sample_shape, statistics, seed=0)
         return Assembled(dataclasses.replace(problem, facts=dataset.facts), splits, config, encoder_config)
@@ -302,7 +302,7 @@ def _first(inputs: Inputs, count: int, *, seed: int) -> Tensor:
     return inputs.take(order[:count])
 
 
-def _channel_statistics(inputs: Inputs) -> ChannelStatistics:
+def channel_statistics(inputs: Inputs) -> ChannelStatistics:
     """Mean and sd of each channel over at most 2,000 pretraining images, in [0, 1]."""
     sample = _first(inputs, NUM_STATISTICS, seed=0).float() / 255
     mean, std = sample.mean(dim=(0, 2, 3)), sample.std(dim=(0, 2, 3)).clamp(min=0.01)

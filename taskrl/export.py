@@ -3,7 +3,7 @@
 import copy
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -23,6 +23,7 @@ from taskrl.modalities.image.encoders import ENCODERS
 from taskrl.modalities.image.modeling import Encoder
 
 TOLERANCE = 1e-5
+TRAINING = "trained without labels by taskrl"
 WEIGHTS, CONFIG, MODELING, README = "model.safetensors", "config.json", "modeling.py", "README.md"
 LISTED = (WEIGHTS, CONFIG, MODELING, README)
 
@@ -43,13 +44,20 @@ class EncoderCard:
 
 
 def export_encoder(
-    encoder: Encoder, config: Mapping[str, Any], folder: Path, *, example: Tensor, card: Mapping[str, object]
+    encoder: Encoder,
+    config: Mapping[str, Any],
+    folder: Path,
+    *,
+    example: Tensor,
+    card: Mapping[str, object],
+    also: Callable[[Path], None] = lambda draft: None,
 ) -> EncoderCard:
     """Write `encoder` to the new `folder`, reload it through the exported modeling.py, and compare the features.
 
     config: from make_encoder. example: images (B, C, H, W), B >= 1, float in [0, 1] or uint8. card: JSON values that
-    say where the encoder comes from (data, generator, seeds, accuracy). `encoder` itself is left as it is. Raises
-    RunFolderError when the folder exists, cannot be written, or does not give the same features to 1e-5.
+    say where the encoder comes from (data, generator, seeds, accuracy, training: how, in words). also: writes further
+    files into the draft, or others in place of them. `encoder` itself is left as it is. Raises RunFolderError when the
+    folder exists, cannot be written, or does not give the same features to 1e-5.
     """
     folder = Path(folder)
     if os.path.lexists(folder):
@@ -65,6 +73,7 @@ def export_encoder(
         write_text(draft / CONFIG, to_json(described))
         write_text(draft / MODELING, Path(modeling.__file__).read_text(encoding="utf-8"))
         write_text(draft / README, readme(described))
+        also(draft)
         manifest = write_manifest(draft)
         difference = max_difference(original, run_module(draft / MODELING).load_encoder(draft), example)
         if not difference <= TOLERANCE:
@@ -128,7 +137,7 @@ def readme(described: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in (facts | described["card"]).items())
     return f"""# Encoder
 
-Images to feature vectors and feature maps, trained without labels by taskrl.
+Images to feature vectors and feature maps, {described["card"].get("training", TRAINING)}.
 Loading needs torch, {torchvision}safetensors and the `modeling.py` in this folder.
 
 ```python

@@ -14,6 +14,9 @@ from agents.options import (
     Goal,
     Groups,
     ImageSize,
+    NoLabels,
+    Seed,
+    Set,
     build_config,
 )
 from agents.progress import Reporter
@@ -23,6 +26,8 @@ AnyEncoder = Annotated[
 ]
 Arch = Annotated[str | None, typer.Option(help="For .safetensors, .pth or .pt: the torchvision model, e.g. resnet18.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+NewFolder = Annotated[Path, typer.Option(help="New folder for the encoder and its result.json.")]
+Views = Annotated[str, typer.Option(help="Views that images are trained on: KNOB=STRENGTH,... or none.")]
 
 
 def probe(
@@ -92,6 +97,69 @@ def quality(
         typer.echo(quality_json(encoder, arch, config))
     else:
         print_quality(encoder, arch, config, Reporter())
+
+
+def finetune(
+    encoder: AnyEncoder,
+    out: NewFolder,
+    data: Data = None,
+    arch: Arch = None,
+    how: Annotated[
+        str, typer.Option(help="full, last-K (the last K modules) or linear-then-full (from the linear probe on).")
+    ] = "linear-then-full",
+    labels_per_class: Annotated[
+        int | None, typer.Option(help="Labelled images of each class that are used; all without it.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps at each learning rate.")] = 200,
+    seeds: Annotated[int, typer.Option(help="Paired seeds.")] = 5,
+    views: Views = "crop=0.6,jitter=0.4",
+    seed: Seed = None,
+    final: Final = False,
+    image_size: ImageSize = None,
+    groups: Groups = None,
+    device: Device = None,
+    set_: Set = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Fine-tune an encoder on labels, beside training from scratch and the frozen linear probe."""
+    from agents.finetuning import FinetuneOptions
+    from agents.finetuning import finetune as run_finetuning
+
+    own = ("encoder", "arch", "out", "how", "labels_per_class", "steps", "seeds", "views")
+    config = build_config({name: value for name, value in locals().items() if name not in own})
+    options = FinetuneOptions(how=how, labels_per_class=labels_per_class, steps=steps, seeds=seeds, views=views)
+    run_finetuning(encoder, arch, config, options, out, Reporter())
+
+
+def distill(
+    teacher: AnyEncoder,
+    student: Annotated[str, typer.Option(help="small:WIDTH, or the name of an encoder, e.g. resnet18.")],
+    out: NewFolder,
+    data: Data = None,
+    arch: Arch = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+    seeds: Annotated[int, typer.Option(help="Students, each from its own start.")] = 1,
+    views: Views = "none",
+    learning_rate: Annotated[float, typer.Option(help="The largest of the schedule.")] = 1e-2,
+    seed: Seed = None,
+    final: Final = False,
+    image_size: ImageSize = None,
+    groups: Groups = None,
+    no_labels: NoLabels = False,
+    device: Device = None,
+    set_: Set = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+) -> None:
+    """Distil an encoder into a smaller one on images without labels."""
+    from agents.distilling import DistillOptions
+    from agents.distilling import distill as run_distillation
+
+    own = ("teacher", "student", "arch", "out", "steps", "seeds", "views", "learning_rate")
+    config = build_config({name: value for name, value in locals().items() if name not in own})
+    options = DistillOptions(student=student, steps=steps, seeds=seeds, views=views, learning_rate=learning_rate)
+    run_distillation(teacher, arch, config, options, out, Reporter())
 
 
 _OF_DATA = ("data", "final", "goal", "image_size", "groups", "device", "data_root", "download")

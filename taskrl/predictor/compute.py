@@ -1,13 +1,20 @@
 """Counting floating point operations with torch's own counter, once for each kind of computation."""
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from taskrl.predictor.predictor import LiveNetworks, Predictor
 from taskrl.tasks.task import MixturePart
+
+
+def flops_of(call: Callable[[], object]) -> int:
+    """FLOPs of the torch operations inside `call`, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
 
 
 class FlopMeter:

@@ -33,6 +33,7 @@ FLOORS = (
         "taskrl.report_figures",
         "taskrl.report_tables",
         "taskrl.run_folder",
+        "taskrl.transfer",
     ),
     ("envs",),
     ("agents",),

@@ -123,6 +123,7 @@ class SmallNet(nn.Module):
                 stages.append(ResidualBlock(channels, out_channels, stride))
                 channels = out_channels
         self.blocks = nn.Sequential(*stages)
+        self.trunk_names = ("stem", "blocks", "widen")
         self.feature_dim = 4 * width
         self.widen = nn.Sequential(
             nn.Conv2d(channels, self.feature_dim, 1, bias=False), nn.BatchNorm2d(self.feature_dim), nn.ReLU()
@@ -175,7 +176,7 @@ class TorchvisionNet(nn.Module):
         if in_channels != 3:
             _replace_first_conv(net, in_channels)
         self.backbone = net
-        self._trunk = TRUNKS[family]
+        self.trunk_names = TRUNKS[family]
         self._head = head
         self._relu_map = family == "densenet"
         self.feature_dim = self._count_features(in_channels)
@@ -189,7 +190,7 @@ class TorchvisionNet(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Normalised images (B, C, H, W) to a map (B, feature_dim, h, w)."""
-        for name in self._trunk:
+        for name in self.trunk_names:
             x = getattr(self.backbone, name)(x)
         return torch.relu(x) if self._relu_map else x
 

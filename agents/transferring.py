@@ -1,0 +1,107 @@
+"""What `taskrl finetune` and `taskrl distill` do first: open the encoder and the images, and see that they fit."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.encoders import encode_on, fit_to_images, with_channels
+from agents.progress import Reporter
+from taskrl.assemble import load_data
+from taskrl.config import ExperimentConfig
+from taskrl.data.splits import Splits, Test, Validation, make_splits
+from taskrl.errors import ConfigError, DataError
+from taskrl.initial import open_encoder
+from taskrl.modalities.image.state_dicts import LoadedEncoder
+from taskrl.run_folder import refuse_existing
+from taskrl.transfer.training import Training, view_levels
+from taskrl.types import pick_device
+
+NUM_EXAMPLES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An encoder and the images that it meets. notes: what was assumed, in sentences. example: a few of the images."""
+
+    name: str
+    loaded: LoadedEncoder
+    splits: Splits
+    shape: tuple[int, ...]
+    notes: tuple[str, ...]
+    device: torch.device
+    example: Tensor
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of the encoder, with the size of these images."""
+        return {**self.loaded.config, "image_size": self.shape[1], "feature_dim": self.loaded.encoder.feature_dim}
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.loaded.encoder.parameters())
+
+
+def open_source(
+    path: Path, architecture: str | None, config: ExperimentConfig, out: Path, seeds: int, reporter: Reporter
+) -> Source:
+    """Raises TaskrlError, before anything is trained, when `out` exists, the encoder cannot be opened or does not fit
+    the images, or there is no seed.
+    """
+    refuse_existing(out)
+    if seeds < 1:
+        raise ConfigError(f"{seeds} seeds train nothing; give --seeds at least 1.")
+    loaded = open_encoder(path, architecture)
+    splits = make_splits(load_data(config), seed=config.data.split_seed)
+    inputs = splits.pretraining.inputs
+    shape, device = inputs.sample_shape, pick_device(config.predictor.device)
+    notes = (*splits.notes, *loaded.notes, *fit_to_images(loaded, shape))
+    example = with_channels(inputs.take(torch.arange(min(NUM_EXAMPLES, len(inputs)))), loaded.encoder)
+    try:
+        features = encode_on(loaded.encoder.to(device).eval(), device)(example)
+    except (ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The encoder cannot read images of {shape} ({str(error).splitlines()[0]}); use images like those it was "
+            "trained on, or another --image-size."
+        ) from error
+    if not bool(torch.isfinite(features).all()):
+        raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
+    for note in notes:
+        reporter.say(f"Note: {note}.")
+    return Source(
+        name=str(path),
+        loaded=loaded,
+        splits=splits,
+        shape=shape,
+        notes=notes,
+        device=device,
+        example=example,
+    )
+
+
+def training_of(source: Source, config: ExperimentConfig, steps: int, views: str) -> Training:
+    """Batch size, weight decay and precision from the configuration; precision auto is bf16 on a GPU."""
+    precision = config.predictor.precision
+    if precision == "auto":
+        precision = "bf16" if source.device.type == "cuda" else "fp32"
+    return Training(
+        steps=steps,
+        batch_size=config.predictor.batch_size,
+        weight_decay=config.predictor.weight_decay,
+        levels=view_levels(views, source.shape),
+        device=source.device,
+        precision=precision,
+    )
+
+
+def scored_part(
+    source: Source, config: ExperimentConfig, command: str, reads: list[str]
+) -> tuple[str, Test | Validation]:
+    """Its name and the images that accuracy is reported on: test images with `final.test`, whose read goes to
+    `reads`, else validation images.
+    """
+    if config.final.test:
+        return "test", source.splits.open_test(reads.append, command)
+    return "validation", source.splits.validation

@@ -1,0 +1,48 @@
+"""How well class scores agree with labels."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """accuracy, balanced (mean recall of the classes that occur) and auroc (one class against the rest, mean over the
+    classes; None where there is but one) in percent. loss: mean cross-entropy in nats.
+    """
+
+    accuracy: float
+    balanced: float
+    auroc: float | None
+    loss: float
+
+    def better_than(self, other: "Scores | None") -> bool:
+        """By balanced accuracy; where it is equal, as often on few images, by cross-entropy."""
+        if not math.isfinite(self.loss):
+            return False
+        return other is None or (self.balanced, -self.loss) > (other.balanced, -other.loss)
+
+
+def score(logits_NC: Tensor, labels_N: Tensor) -> Scores:
+    """Scores of logits, float, for labels that may name classes beyond C: these are never right."""
+    logits_NC, labels_N = logits_NC.double().cpu(), labels_N.cpu()
+    right = (logits_NC.argmax(1) == labels_N).double()
+    classes = labels_N.unique().tolist()
+    recalls = [float(right[labels_N == label].mean()) for label in classes]
+    known = labels_N < logits_NC.shape[1]
+    probabilities = logits_NC.softmax(1)
+    areas = [
+        roc_auc_score((labels_N == label).numpy(), probabilities[:, label].numpy())
+        for label in classes
+        if len(classes) > 1 and label < logits_NC.shape[1] and bool(torch.isfinite(probabilities).all())
+    ]
+    return Scores(
+        accuracy=100 * float(right.mean()),
+        balanced=100 * sum(recalls) / len(recalls),
+        auroc=100 * float(sum(areas) / len(areas)) if areas else None,
+        loss=float(F.cross_entropy(logits_NC[known], labels_N[known])) if bool(known.any()) else math.inf,
+    )
