@@ -278,12 +278,11 @@ def _write(out: Path, source: Source, found: Sequence[_Trained], result: Mapping
         "wall_seconds": round(best.seconds, 3),
     }
     example = source.example[:, : source.shape[0]]
-    config = {**best.config}
 
     def also(draft: Path) -> None:
         write_text(draft / RESULT, to_json(result))
 
-    export_encoder(best.distilled.encoder, config, out, example=example, card=card, also=also)
+    export_encoder(best.distilled.encoder, best.config, out, example=example, card=card, also=also)
 
 
 def to_card(card: object) -> str:

@@ -18,7 +18,6 @@ from taskrl.types import Compute, Inputs
 
 TEMPERATURE = 0.1
 RELATIONAL_WEIGHT = 0.3
-LEARNING_RATE = 1e-2
 NUM_STATISTICS = 1024
 LAST_SHARE = 0.1
 
@@ -63,7 +62,7 @@ def distil(
     training: Training,
     *,
     seed: int,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float,
     after_step: Callable[[], None] = lambda: None,
 ) -> Distilled:
     """Train a copy of `student` to give `teacher`'s features through a linear projector, which is dropped.
