@@ -1,14 +1,51 @@
-"""`taskrl inspect`: what a run found, on the terminal."""
+"""`taskrl inspect`: what a run found, on the terminal, as a schedule, as code or as data."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.table import Table
 
+from agents.compare.folder import is_comparison
+from agents.compare.outcome import inspect_comparison
+from agents.inspection.document import document_of
+from agents.inspection.learned import learned_schedule, write_schedule
+from agents.inspection.paste import check_library, code_for
 from agents.progress import Reporter
 from agents.results import show
+from taskrl.errors import ConfigError
 from taskrl.run_folder import RunFolder
+
+
+def inspect_as(path: Path, *, schedule: Path | None, rows: int | None, library: str | None, as_json: bool) -> None:
+    """One of: the usual page, a new schedule file, code, or one JSON document; code and JSON stand alone on standard
+    output. Raises ConfigError where two are asked for.
+    """
+    asked = {"--schedule": schedule is not None, "--as": library is not None, "--json": as_json}
+    given = [name for name, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} were given together; ask for one at a time.")
+    if rows is not None and not given:
+        raise ConfigError(f"--rows {rows} is for --schedule, --as and --json; give one of them.")
+    reporter = Reporter()
+    if schedule is not None:
+        learned = learned_schedule(path, rows)
+        write_schedule(learned, schedule)
+        for index, spec in enumerate(learned.specs):
+            reporter.say(f"{index / len(learned.specs):4.0%}  {spec.describe()}")
+        reporter.say(f"Schedule: {schedule}")
+        reporter.say(f"Play it: taskrl pretrain --policy {schedule} --config {path / 'config.yaml'} --out NEW-FOLDER")
+    elif library is not None:
+        check_library(library)
+        typer.echo(code_for(library, learned_schedule(path, rows)), nl=False)
+    elif as_json:
+        typer.echo(json.dumps(document_of(path, rows), indent=1, allow_nan=False))
+    elif is_comparison(path):
+        inspect_comparison(path, reporter)
+    else:
+        inspect_run(path, reporter)
 
 
 def inspect_run(path: Path, reporter: Reporter) -> None:

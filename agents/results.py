@@ -116,11 +116,8 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
     """The table, the verdict, and what to open."""
     if result["table"]:
         reporter.console.print(print_table(result["table"], result["split"]))
-    for sentence in trust_sentences(result):
+    for sentence in sentences_of(result):
         reporter.say(sentence)
-    for note in result["notes"]:
-        reporter.say(f"Warning: {note}")
-    reporter.say(str(result["verdict"]))
     best, last, encoder = kept_folders(run.encoder)
     paths = {"Report": run.report, "Encoder": encoder, "Best encoder": best, "Last encoder": last, "Policy": run.policy}
     for title, path in paths.items():
@@ -128,6 +125,11 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
         reporter.say(f"MLflow: taskrl mlflow {run.path}")
+
+
+def sentences_of(result: Mapping[str, Any]) -> list[str]:
+    """What a run says beside its table; the verdict comes last."""
+    return [*trust_sentences(result), *(f"Warning: {note}" for note in result["notes"]), str(result["verdict"])]
 
 
 def trust_sentences(result: Mapping[str, Any]) -> list[str]:

@@ -78,12 +78,17 @@ class _File(Section):
 
 def save_schedule(path: Path, specs: Sequence[TaskSpec], card: Mapping[str, object]) -> None:
     """Write a schedule as YAML, in one step; card: plain data on where it comes from."""
+    content = schedule_content(specs, card)
+    write_atomically(path, HEADER + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000))
+
+
+def schedule_content(specs: Sequence[TaskSpec], card: Mapping[str, object]) -> dict[str, Any]:
+    """What a schedule's file holds, as plain data."""
     rows = [
         {"from": round(index / len(specs), 6), "mixture": dict(spec.mixture), "levels": dict(spec.levels)}
         for index, spec in enumerate(specs)
     ]
-    content = {"format_version": FORMAT_VERSION, "tasks": rows, "card": dict(card)}
-    write_atomically(path, HEADER + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000))
+    return {"format_version": FORMAT_VERSION, "tasks": rows, "card": dict(card)}
 
 
 def load_schedule(path: Path, space: TaskSpace) -> tuple[TaskSpec, ...]:

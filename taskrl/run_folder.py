@@ -97,10 +97,10 @@ class RunFolder:
             file.write(sentence + "\n")
 
 
-def refuse_existing(path: Path) -> None:
-    """Raises RunFolderError when something, even a dangling link, stands at `path`."""
+def refuse_existing(path: Path, option: str = "--out") -> None:
+    """Raises RunFolderError when something, even a dangling link, stands at `path`. option: what named it."""
     if os.path.lexists(path):
-        raise RunFolderError(f"The output {str(path)!r} exists already; name another --out or remove it.")
+        raise RunFolderError(f"The output {str(path)!r} exists already; name another {option} or remove it.")
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

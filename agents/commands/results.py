@@ -7,19 +7,27 @@ from typing import Annotated
 import typer
 
 from agents.doctor import findings
-from agents.progress import Reporter
 from taskrl.errors import RunFolderError
 from taskrl.run_folder import RunFolder, refuse_existing
 
 
-def inspect(run: Annotated[Path, typer.Argument(help="A finished run folder, or a comparison's.")]) -> None:
+def inspect(
+    run: Annotated[Path, typer.Argument(help="A finished run folder, or a comparison's.")],
+    schedule: Annotated[
+        Path | None, typer.Option(help="Write what was learned to this new .yaml, for pretrain --policy.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows of the schedule; default: one a decision, at most 12.", min=1, max=1000)
+    ] = None,
+    library: Annotated[
+        str | None, typer.Option("--as", help="Print code that plays it without taskrl: torchvision or lightly.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
+) -> None:
     """Show what a run or a comparison found: the table, what the policy chooses, and the report."""
-    from agents.compare.folder import is_comparison
-    from agents.compare.outcome import inspect_comparison
-    from agents.inspect_policy import inspect_run
+    from agents.inspect_policy import inspect_as
 
-    show = inspect_comparison if is_comparison(run) else inspect_run
-    show(run, Reporter())
+    inspect_as(run, schedule=schedule, rows=rows, library=library, as_json=as_json)
 
 
 def export(

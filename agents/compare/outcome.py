@@ -65,14 +65,8 @@ def finish(
 def show(folder: ComparisonFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
     """The table, the claims, the verdict, and what to open."""
     reporter.console.print(print_table(result["table"], result["split"]))
-    if any(entry["unit"] == "quality" for entry in result["claims"]):
-        reporter.say("There are no labels: all claims are about quality, not about accuracy.")
-    for entry in result["claims"]:
-        reporter.say(claim_sentence(entry))
-    reporter.say(result["break_even"]["sentence"])
-    for note in result["notes"]:
-        reporter.say(f"Warning: {note}")
-    reporter.say(result["verdict"])
+    for sentence in sentences_of(result):
+        reporter.say(sentence)
     for title, path in {"Figure": folder.figure, "Data": folder.run.result_file, "Encoder": folder.run.encoder}.items():
         if path.exists():
             reporter.say(f"{title}: {path}")
@@ -80,12 +74,29 @@ def show(folder: ComparisonFolder, result: Mapping[str, Any], reporter: Reporter
         reporter.say(f"MLflow: taskrl mlflow {folder.run.path}")
 
 
+def sentences_of(result: Mapping[str, Any]) -> list[str]:
+    """What a comparison says beside its table; the verdict comes last."""
+    unlabelled = any(entry["unit"] == "quality" for entry in result["claims"])
+    return [
+        *(["There are no labels: all claims are about quality, not about accuracy."] if unlabelled else []),
+        *(claim_sentence(entry) for entry in result["claims"]),
+        result["break_even"]["sentence"],
+        *(f"Warning: {note}" for note in result["notes"]),
+        result["verdict"],
+    ]
+
+
 def inspect_comparison(path: Path, reporter: Reporter) -> None:
     """`show` for a finished comparison. Raises RunFolderError for one that is not finished."""
+    show(ComparisonFolder.at(path), comparison_result(path), reporter)
+
+
+def comparison_result(path: Path) -> dict[str, Any]:
+    """result.json of a comparison. Raises RunFolderError for one that is not finished."""
     folder = ComparisonFolder.at(path)
     if not folder.run.result_file.is_file():
         raise RunFolderError(f"{str(path)!r} is not finished; give the same taskrl compare command again.")
-    show(folder, _result_of(folder), reporter)
+    return _result_of(folder)
 
 
 def _best(rows: Sequence[Row], method: str, length: int) -> dict[str, Any]:
