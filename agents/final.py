@@ -1,8 +1,9 @@
 """Final encoders: train one under any generator on a paired seed, score it, and hand back a row of the table."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +195,13 @@ def _export(
 ) -> None:
     """Write the encoder that the row scores, and beside it the best or the last one where that is another."""
     calibration, encoder = assembled.problem.calibration, predictor.encoder
-    shared = {"data": assembled.splits.name, **{key: row[key] for key in ("generator", "train_seed", "search_seed")}}
+    origin = {key: row[key] for key in ("generator", "train_seed", "search_seed", "train_flops")}
+    shared = {"data": assembled.splits.name, **origin}
 
     def write(folder: Path, decision: int, checkpoint: str, scores: Mapping[str, object]) -> None:
         which = {"checkpoint": checkpoint, "decision": decision, "num_decisions": keeper.num_decisions}
-        quality = {"quality": trace.qualities[decision]} if trace else {}
-        card, example = {**shared, **which, **quality, **scores}, calibration[:8].cpu()
+        seen = {"quality": trace.qualities[decision], "tasks": _told(trace.specs[:decision])} if trace else {}
+        card, example = {**shared, **which, **seen, **scores}, calibration[:8].cpu()
         export_encoder(encoder, assembled.encoder_config, folder, example=example, card=card)  # type: ignore[arg-type]
 
     assert job.export_to is not None
@@ -212,6 +214,17 @@ def _export(
     keeper.swap(encoder)
     predictor.recalibrate(calibration)
     write(beside(job.export_to, other), decision, other, {})
+
+
+def _told(specs: Sequence[str]) -> list[str]:
+    """Which tasks the decisions trained, in order; equal ones that follow each other are one line."""
+    lines, first = [], 1
+    for spec, group in groupby(specs):
+        last = first + len(list(group)) - 1
+        which = f"decision {first}" if last == first else f"decisions {first} to {last}"
+        lines.append(f"{which}: {TaskSpec.from_json(spec).describe()}")
+        first = last + 1
+    return lines
 
 
 def _task_builder(problem: MetaProblem, source: str) -> Callable[[TaskSpec], Mixture]:

@@ -16,6 +16,7 @@ from agents.progress import Reporter, TaskProgress
 from agents.transferring import Source, open_source, scored_part, training_of
 from taskrl.config import ExperimentConfig
 from taskrl.errors import DataError
+from taskrl.evaluation.accuracy import is_imbalanced
 from taskrl.evaluation.statistics import paired_difference
 from taskrl.export import README, export_encoder
 from taskrl.folders import FORMAT_VERSION, to_json, write_text
@@ -23,7 +24,7 @@ from taskrl.modalities.image.modeling import SMALL
 from taskrl.modalities.image.state_dicts import untrained_like
 from taskrl.seeding import derive_seed
 from taskrl.transfer.finetune import LEARNING_RATES, FineTuned, classify, encode_flops, fine_tune, linear_probe
-from taskrl.transfer.labelled import class_name, draw_labelled, imbalance
+from taskrl.transfer.labelled import class_name, draw_labelled
 from taskrl.transfer.scores import Scores, score
 from taskrl.transfer.training import Training
 from taskrl.transfer.trunk import How, freeze, parse_how
@@ -31,7 +32,6 @@ from taskrl.types import Inputs
 
 FINETUNED, SCRATCH, PROBE = "fine-tuned", "from scratch", "linear probe"
 CLASSIFIER, CLASSES, RESULT = "classifier.safetensors", "classes.json", "result.json"
-IMBALANCED = 3.0  # docs/protocol.md: balanced accuracy is the headline above it
 
 Row = dict[str, Any]
 
@@ -61,6 +61,7 @@ def finetune(
     training = training_of(source, config, options.steps, options.views)
     freeze(copy.deepcopy(source.loaded.encoder), how.last)
     draw_labelled(source.splits, options.labels_per_class, seed=config.seed)
+    assert source.splits.fitting is not None  # draw_labelled has seen to it
     reads: list[str] = []
     split, scored = scored_part(source, config, "taskrl finetune --final", reads)
     for read in reads:
@@ -88,7 +89,7 @@ def finetune(
         "learning_rates": list(LEARNING_RATES),
         "batch_size": training.batch_size,
         "precision": training.precision,
-        "imbalance": imbalance(scored.labels),
+        "imbalanced": is_imbalanced(scored.labels, source.splits.fitting.labels),
         "notes": list(source.notes),
         "rows": rows,
         "differences": _differences(rows),
@@ -165,7 +166,7 @@ def _differences(rows: list[Row]) -> list[dict[str, Any]]:
 
 def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
     rows, differences = result["rows"], result["differences"]
-    imbalanced = result["imbalance"] > IMBALANCED
+    imbalanced = result["imbalanced"]
     table = Table(
         title=f"{result['encoder']} on {result['data']}, {rows[0]['num_labels']} labels, {result['how']}, "
         f"{result['scored_on']} images, mean of {result['seeds']} seeds"

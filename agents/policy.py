@@ -17,7 +17,7 @@ from agents.prior import exploring_space
 from envs.observation import ObservationBuilder
 from taskrl.config import AgentConfig
 from taskrl.errors import RunFolderError
-from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
+from taskrl.folders import FORMAT_VERSION, new_folder, read_json, to_json, verify, write_manifest, write_text
 from taskrl.meta import Action, Observation, ObservationSpec
 from taskrl.seeding import numpy_generator
 from taskrl.tasks.space import TaskSpace
@@ -87,6 +87,7 @@ class SB3TaskPolicy:
     def save(self, folder: Path, card: Mapping[str, object]) -> None:
         """Write a new folder: weights as safetensors, everything else as JSON, a manifest; no pickle."""
         described = {
+            "format_version": FORMAT_VERSION,
             "taskrl_version": taskrl.__version__,
             "agent": self.agent.model_dump(),
             "codec": self.space.codec,

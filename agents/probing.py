@@ -18,14 +18,12 @@ from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Splits, make_splits
 from taskrl.errors import ConfigError, DataError
-from taskrl.evaluation.accuracy import MAX_PIXEL_SIDE, Accuracy, measure
+from taskrl.evaluation.accuracy import IMBALANCED, MAX_PIXEL_SIDE, Accuracy, is_imbalanced, measure
 from taskrl.evaluation.few_shot import (
-    IMBALANCED,
     NUM_DRAWS,
     FewShot,
     class_sizes,
     few_shot,
-    is_imbalanced,
 )
 from taskrl.evaluation.statistics import Interval
 from taskrl.initial import open_encoder
@@ -39,7 +37,7 @@ DRAWS = (
     f"Mean of {NUM_DRAWS} draws of the labels, the same draws in every row, with a 95 % bootstrap interval over draws."
 )
 RULE = (
-    f"Classes are imbalanced (the largest of the scored has more than {IMBALANCED} times the images of the smallest): "
+    f"Classes are imbalanced (the largest scored one has more than {IMBALANCED:g} times the images of the smallest): "
     "look at balanced accuracy and AUROC (one class against the rest, averaged) rather than at accuracy."
 )
 

@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.encoders import encode_on, fit_to_images, with_channels
+from agents.encoders import check_finite, encode_on, fit_to_images, readable, with_channels
 from agents.progress import Reporter
-from taskrl.assemble import load_data
+from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Splits, Test, Validation, make_splits
-from taskrl.errors import ConfigError, DataError
+from taskrl.errors import ConfigError
 from taskrl.initial import open_encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import refuse_existing
 from taskrl.transfer.training import Training, view_levels
-from taskrl.types import pick_device
 
 NUM_EXAMPLES = 8
 
@@ -56,18 +55,11 @@ def open_source(
     loaded = open_encoder(path, architecture)
     splits = make_splits(load_data(config), seed=config.data.split_seed)
     inputs = splits.pretraining.inputs
-    shape, device = inputs.sample_shape, pick_device(config.predictor.device)
+    shape, device = inputs.sample_shape, find_device(config.predictor.device)
     notes = (*splits.notes, *loaded.notes, *fit_to_images(loaded, shape))
     example = with_channels(inputs.take(torch.arange(min(NUM_EXAMPLES, len(inputs)))), loaded.encoder)
-    try:
-        features = encode_on(loaded.encoder.to(device).eval(), device)(example)
-    except (ValueError, RuntimeError) as error:
-        raise DataError(
-            f"The encoder cannot read images of {shape} ({str(error).splitlines()[0]}); use images like those it was "
-            "trained on, or another --image-size."
-        ) from error
-    if not bool(torch.isfinite(features).all()):
-        raise DataError("The encoder's features of these images are not all finite numbers; its weights are of no use.")
+    with readable(shape):
+        check_finite(encode_on(loaded.encoder.to(device).eval(), device)(example))
     for note in notes:
         reporter.say(f"Note: {note}.")
     return Source(

@@ -15,15 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import taskrl
 from taskrl.errors import RunFolderError
-from taskrl.folders import FORMAT_VERSION, new_folder, read_json, to_json, verify, write_manifest, write_text
+from taskrl.export_card import UNKNOWN_LICENSE, describe, readme
+from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
 from taskrl.modalities.image import modeling
 from taskrl.modalities.image.encoders import ENCODERS
 from taskrl.modalities.image.modeling import Encoder
+from taskrl.seeding import torch_generator
 
 TOLERANCE = 1e-5
-TRAINING = "trained without labels by taskrl"
+Features = Callable[[Tensor], Tensor]
 WEIGHTS, CONFIG, MODELING, README = "model.safetensors", "config.json", "modeling.py", "README.md"
 LISTED = (WEIGHTS, CONFIG, MODELING, README)
 
@@ -51,13 +52,15 @@ def export_encoder(
     example: Tensor,
     card: Mapping[str, object],
     also: Callable[[Path], None] = lambda draft: None,
+    license_name: str = UNKNOWN_LICENSE,
 ) -> EncoderCard:
     """Write `encoder` to the new `folder`, reload it through the exported modeling.py, and compare the features.
 
     config: from make_encoder. example: images (B, C, H, W), B >= 1, float in [0, 1] or uint8. card: JSON values that
     say where the encoder comes from (data, generator, seeds, accuracy, training: how, in words). also: writes further
-    files into the draft, or others in place of them. `encoder` itself is left as it is. Raises RunFolderError when the
-    folder exists, cannot be written, or does not give the same features to 1e-5.
+    files into the draft, or others in place of them. license_name: as Hugging Face names it. `encoder` itself is left
+    as it is. Raises RunFolderError when the folder exists, cannot be written, or does not give the same features to
+    1e-5.
     """
     folder = Path(folder)
     if os.path.lexists(folder):
@@ -65,7 +68,8 @@ def export_encoder(
     original = copy.deepcopy(encoder).cpu().float().to(memory_format=torch.contiguous_format).eval()
     weights = {key: value.contiguous() for key, value in original.backbone.state_dict().items()}
     num_parameters = sum(p.numel() for p in original.parameters())
-    described = describe(config, card) | {"feature_dim": original.feature_dim, "num_parameters": num_parameters}
+    counted = {"feature_dim": original.feature_dim, "num_parameters": num_parameters}
+    described = describe({**config, **counted}, card, license_name)
     with new_folder(folder) as draft:
         save_file(weights, draft / WEIGHTS, metadata={"format": "pt"})
         # safetensors writes a temporary file of mode 0600 and renames it.
@@ -75,12 +79,7 @@ def export_encoder(
         write_text(draft / README, readme(described))
         also(draft)
         manifest = write_manifest(draft)
-        difference = max_difference(original, run_module(draft / MODELING).load_encoder(draft), example)
-        if not difference <= TOLERANCE:
-            raise RunFolderError(
-                f"The exported encoder's features differ from the original's by {difference:.3g}, above {TOLERANCE:g}; "
-                "nothing was kept: export an encoder whose weights are finite."
-            )
+        difference = check_parity(original, run_module(draft / MODELING).load_encoder(draft), example)
     return EncoderCard(
         folder=folder,
         architecture=str(described["architecture"]),
@@ -116,55 +115,7 @@ def load_exported(folder: Path) -> Encoder:
     return encoder.eval()
 
 
-def describe(config: Mapping[str, Any], card: Mapping[str, object]) -> dict[str, Any]:
-    """What config.json says: the encoder's configuration, how its weights relate to torchvision's, and the card."""
-    described = {"format_version": FORMAT_VERSION, "taskrl_version": taskrl.__version__, **config}
-    if config["architecture"] != modeling.SMALL:
-        changed = []
-        if config.get("small_stem"):
-            changed.append("the first convolution is 3x3 with stride 1 and there is no max-pooling")
-        if config["in_channels"] != 3:
-            changed.append(f"the first convolution takes {config['in_channels']} channel")
-        described["weights"] = "torchvision's names, without the classifier" + "".join(f"; {text}" for text in changed)
-    return described | {"card": dict(card)}
-
-
-def readme(described: Mapping[str, Any]) -> str:
-    """The text of README.md: what the encoder is and how to load it."""
-    channels, size, dim = described["in_channels"], described["image_size"], described["feature_dim"]
-    torchvision = "" if described["architecture"] == modeling.SMALL else "torchvision, "
-    facts = {key: value for key, value in described.items() if key not in ("card", "mean", "std")}
-    rows = "\n".join(f"| {key} | {value} |" for key, value in (facts | described["card"]).items())
-    return f"""# Encoder
-
-Images to feature vectors and feature maps, {described["card"].get("training", TRAINING)}.
-Loading needs torch, {torchvision}safetensors and the `modeling.py` in this folder.
-
-```python
-import sys
-
-import torch
-
-FOLDER = "."  # this folder
-sys.path.insert(0, FOLDER)
-from modeling import load_encoder
-
-encoder = load_encoder(FOLDER)  # on the CPU, in eval mode
-images = torch.rand(2, {channels}, {size}, {size})  # float in [0, 1], or uint8; normalised inside
-with torch.no_grad():
-    features = encoder(images)  # (2, {dim})
-    feature_map = encoder.feature_map(images)  # (2, {dim}, h, w)
-```
-
-`manifest.json` holds the size and SHA-256 of every file.
-
-| | |
-|---|---|
-{rows}
-"""
-
-
-def max_difference(original: Encoder, reloaded: Encoder, example: Tensor) -> float:
+def max_difference(original: Features, reloaded: Features, example: Tensor) -> float:
     """Largest absolute difference of the features of two encoders on the CPU, at batches of 1, 2 and 7 (NaN counts)."""
     if len(example) == 0:
         raise RunFolderError("The encoder cannot be checked on an empty batch of images; give at least one.")
@@ -174,6 +125,23 @@ def max_difference(original: Encoder, reloaded: Encoder, example: Tensor) -> flo
             images = example.cpu()[torch.arange(num_images) % len(example)]
             differences.append((original(images) - reloaded(images)).abs().max())
     return float(torch.stack(differences).max())
+
+
+def check_parity(original: Features, reloaded: Features, example: Tensor, tolerance: float = TOLERANCE) -> float:
+    """`max_difference`. Raises RunFolderError where it is above `tolerance` or no number."""
+    difference = max_difference(original, reloaded, example)
+    if not difference <= tolerance:
+        raise RunFolderError(
+            f"The exported encoder's features differ from the original's by {difference:.3g}, above {tolerance:g}; "
+            "nothing was kept: export an encoder whose weights are finite."
+        )
+    return difference
+
+
+def check_images(config: Mapping[str, Any]) -> Tensor:
+    """Seven images of noise (7, C, H, W), float in [0, 1], of the size that the encoder was trained on."""
+    shape = (7, int(config["in_channels"]), int(config["image_size"]), int(config["image_size"]))
+    return torch.rand(shape, generator=torch_generator(0, "export check"))
 
 
 def run_module(path: Path) -> ModuleType:

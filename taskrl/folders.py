@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,27 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """A draft beside `file`, of the same suffix, that becomes `file` when the block ends well, and is removed when it
+    does not.
+    """
+    draft = file.with_name(f"{file.stem}.tmp-{os.getpid()}{file.suffix}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        sync(draft)
+        draft.rename(file)
+        sync(file.parent)
+    except OSError as error:
+        raise RunFolderError(
+            f"The file {str(file)!r} could not be written ({error}); free the disk or name another file."
+        ) from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

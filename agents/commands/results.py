@@ -1,14 +1,12 @@
 """Commands on what a run left: its results, its encoder, its page; and the installation."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agents.doctor import findings
-from taskrl.errors import RunFolderError
-from taskrl.run_folder import RunFolder, refuse_existing
+from taskrl.run_folder import RunFolder
 
 
 def inspect(
@@ -31,28 +29,41 @@ def inspect(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or a comparison's.")],
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", help="folder (or safetensors), onnx, pt2, mlflow, policy; repeatable, or with commas."
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to copy the encoder; RUN/encoder is only checked without it.")
+        Path | None,
+        typer.Option(help="New file or folder; a folder of all of them for several formats. Without it: only check."),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="best or last; default: the one that counts, encoder/.")] = None,
+    policy: Annotated[bool, typer.Option("--policy", help="The same as --format policy.")] = False,
+    license_: Annotated[str, typer.Option("--license", help="For the model card, e.g. mit.")] = "unknown",
+    register: Annotated[str | None, typer.Option(help="With mlflow: register the model under this name.")] = None,
+    alias: Annotated[str | None, typer.Option(help="With --register: an alias for the new version.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="With --register: where; default: the run's own mlflow.db.")
     ] = None,
 ) -> None:
-    """Check the encoder of a run and copy it to a folder of its own."""
-    from taskrl.export import load_exported
+    """Check the encoder of a run and write it, or its task policy, in formats that others read."""
+    from agents import exporting
 
-    source = RunFolder.open(run).encoder
-    load_exported(source)
-    target = source
-    if out is not None:
-        refuse_existing(out)
-        try:
-            shutil.copytree(source, out)
-        except OSError as error:
-            raise RunFolderError(
-                f"The encoder cannot be copied to {str(out)!r} ({error.strerror}); name another --out."
-            ) from None
-        load_exported(out)
-        target = out
-    typer.echo(f"Encoder: {target}\nHow to load it without taskrl: {target / 'README.md'}")
+    formats = exporting.formats_named([*(format_ or []), *(["policy"] if policy else [])])
+    request = exporting.Request(
+        formats=formats,
+        out=out,
+        weights=weights,
+        license_name=license_,
+        register=register,
+        alias=alias,
+        tracking_uri=tracking_uri,
+    )
+    for line in exporting.export(run, request):
+        typer.echo(line)
 
 
 def mlflow(

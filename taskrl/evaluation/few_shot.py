@@ -12,7 +12,6 @@ from taskrl.evaluation.statistics import Interval, bootstrap
 from taskrl.seeding import numpy_generator
 
 NUM_DRAWS = 10
-IMBALANCED = 1.5
 MEASURES = tuple(field.name for field in fields(Accuracy))
 
 
@@ -31,14 +30,6 @@ def class_sizes(labels_N: Tensor) -> dict[int, int]:
     """Number of images of each class that has any."""
     kinds, counts = labels_N.unique(return_counts=True)
     return dict(zip(kinds.tolist(), counts.tolist(), strict=True))
-
-
-def is_imbalanced(scored_M: Tensor, fitted_N: Tensor) -> bool:
-    """Whether the largest class of the scored images has more than 1.5 times as many as the smallest, and one image
-    more (what dividing can do). A class that was fitted and has no scored image counts.
-    """
-    sizes = {**dict.fromkeys(class_sizes(fitted_N), 0), **class_sizes(scored_M)}.values()
-    return max(sizes) > IMBALANCED * min(sizes) + 1
 
 
 def draw_rows(labels_N: Tensor, per_class: int, *, seed: int, draw: int) -> Tensor:

@@ -84,12 +84,6 @@ def class_name(splits: Splits, label: int) -> str:
     return splits.class_names[label] if label < len(splits.class_names) else str(label)
 
 
-def imbalance(labels: Tensor) -> float:
-    """Images of the largest class for one of the smallest that occurs."""
-    counts = torch.bincount(labels)
-    return float(counts.max() / counts[counts > 0].min())
-
-
 def _groups(splits: Splits) -> Tensor | None:
     """Groups of the fitting images, in their order: pretraining images, then probe images."""
     parts = splits.pretraining.groups, splits.probe.groups

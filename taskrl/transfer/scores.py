@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
+
+from taskrl.evaluation.accuracy import mean_auroc
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +37,11 @@ def score(logits_NC: Tensor, labels_N: Tensor) -> Scores:
     recalls = [float(right[labels_N == label].mean()) for label in classes]
     known = labels_N < logits_NC.shape[1]
     probabilities = logits_NC.softmax(1)
-    areas = [
-        roc_auc_score((labels_N == label).numpy(), probabilities[:, label].numpy())
-        for label in classes
-        if len(classes) > 1 and label < logits_NC.shape[1] and bool(torch.isfinite(probabilities).all())
-    ]
+    finite = bool(torch.isfinite(probabilities).all())
+    names = np.arange(logits_NC.shape[1])
     return Scores(
         accuracy=100 * float(right.mean()),
         balanced=100 * sum(recalls) / len(recalls),
-        auroc=100 * float(sum(areas) / len(areas)) if areas else None,
+        auroc=mean_auroc(probabilities.numpy(), names, labels_N.numpy()) if finite else None,
         loss=float(F.cross_entropy(logits_NC[known], labels_N[known])) if bool(known.any()) else math.inf,
     )

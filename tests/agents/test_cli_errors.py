@@ -83,7 +83,7 @@ OTHERS: dict[str, tuple[list[str], str]] = {
     "probe of a damaged encoder": (["probe", "damaged", "--data", "digits"], "model.safetensors"),
     "probe without labels": (["probe", "encoder", "--data", "./plain"], "no labels"),
     "export onto a folder": (["export", "RUN", "--out", "empty"], "exists already"),
-    "export below a file": (["export", "RUN", "--out", "file.txt/x"], "cannot be copied"),
+    "export below a file": (["export", "RUN", "--out", "file.txt/x"], "could not be written"),
 }
 QUALITY: dict[str, tuple[list[str], str]] = {
     "nothing": (["nowhere"], "nowhere"),

@@ -18,12 +18,13 @@ FLOORS = (
         "taskrl.tracking",
         "taskrl.mlflow_tracking",
         "taskrl.mlflow_store",
+        "taskrl.mlflow_pyfunc",
         "taskrl.tasks",
         "taskrl.data",
     ),
     ("taskrl.predictor", "taskrl.evaluation"),
     ("taskrl.modalities.image", "taskrl.meta"),
-    ("taskrl.export",),
+    ("taskrl.export", "taskrl.export_card", "taskrl.export_graphs", "taskrl.mlflow_model"),
     ("taskrl.initial", "taskrl.measuring", "taskrl.tuning"),
     (
         "taskrl.assemble",
@@ -42,6 +43,9 @@ FLOORS = (
 ROOMS = {
     "taskrl.mlflow_tracking": "taskrl.tracking",
     "taskrl.mlflow_store": "taskrl.tracking",
+    "taskrl.export_card": "taskrl.export",
+    "taskrl.export_graphs": "taskrl.export",
+    "taskrl.mlflow_model": "taskrl.export",
     "taskrl.report_figures": "taskrl.report",
     "taskrl.report_tables": "taskrl.report",
 }
@@ -130,7 +134,7 @@ def test_lower_floors_name_no_modality() -> None:
 
 
 def test_core_and_envs_know_neither_mlflow_nor_sb3() -> None:
-    allowed = {"taskrl.mlflow_tracking", "taskrl.mlflow_store", "taskrl.mlflow_page"}
+    allowed = {f"taskrl.mlflow_{name}" for name in ("tracking", "store", "page", "model", "pyfunc")}
     for path in FILES:
         if module_of(path).startswith("agents") or module_of(path) in allowed:
             continue

@@ -13,7 +13,7 @@ from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.seeding import isolated_global_rng
 from taskrl.transfer.finetune import classify, encode_flops, fine_tune, linear_probe, probe_classifier
-from taskrl.transfer.labelled import Labelled, draw_labelled, imbalance
+from taskrl.transfer.labelled import Labelled, draw_labelled
 from taskrl.transfer.scores import score
 from taskrl.transfer.training import Training
 from taskrl.transfer.trunk import parse_how
@@ -75,7 +75,6 @@ def test_labels_that_are_not_there_are_said() -> None:
         draw_labelled(splits(), 1, seed=0)
     with pytest.raises(DataError, match="one class"):
         draw_labelled(splits(torch.zeros(200, dtype=torch.int64)), None, seed=0)
-    assert imbalance(torch.tensor([0, 0, 0, 2])) == 3.0
 
 
 def test_the_best_of_the_sweep_learns_and_leaves_the_start_alone() -> None:
