@@ -10,6 +10,7 @@ from rich.table import Table
 
 from agents.compare.folder import is_comparison
 from agents.compare.outcome import inspect_comparison
+from agents.inspection.choices import TITLES, choice_rows
 from agents.inspection.document import document_of
 from agents.inspection.learned import learned_schedule, write_schedule
 from agents.inspection.paste import check_library, code_for
@@ -61,15 +62,10 @@ def inspect_run(path: Path, reporter: Reporter) -> None:
 
 
 def choices_table(parts: Mapping[str, Any]) -> Table:
-    """For each part of the action: the reference's level, and the likeliest level first and last in an episode."""
+    """`choice_rows` for a terminal."""
     table = Table(title="What the policy chooses")
-    for title in ("choice", "reference", "first decision", "last decision"):
+    for title in TITLES:
         table.add_column(title)
-    for name, part in parts.items():
-        levels, rows = part["levels"], part["probabilities"]
-        cells = []
-        for row in (rows[0], rows[-1]):
-            best = max(range(len(row)), key=row.__getitem__)
-            cells.append(f"{levels[best]:g} ({row[best]:.0%})")
-        table.add_row(name, f"{levels[part['reference']]:g}", *cells)
+    for row in choice_rows(parts):
+        table.add_row(*row)
     return table

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.inspection.choices import TITLES, choice_rows
 from agents.policy import CARD, WEIGHTS, SB3TaskPolicy, load_policy
 from taskrl.assemble import task_space
 from taskrl.errors import RunFolderError
@@ -102,11 +103,5 @@ def _choices(result: Mapping[str, Any]) -> str:
     parts = result["choices"]["parts"]
     if not parts:
         return "No final encoder was trained with it."
-    lines = ["| choice | reference | first decision | last decision |", "|---|---|---|---|"]
-    for name, part in parts.items():
-        cells = []
-        for row in (part["probabilities"][0], part["probabilities"][-1]):
-            best = max(range(len(row)), key=row.__getitem__)
-            cells.append(f"{part['levels'][best]:g} ({row[best]:.0%})")
-        lines.append(f"| {name} | {part['levels'][part['reference']]:g} | {cells[0]} | {cells[1]} |")
-    return "\n".join(lines)
+    rows = [TITLES, ("---",) * len(TITLES), *choice_rows(parts)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
