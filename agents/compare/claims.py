@@ -14,6 +14,7 @@ from agents.compare.table import (
     rows_of,
     validated_by,
 )
+from agents.final import SUPERVISED, UNTRAINED
 from agents.summary import LEARNED, REFERENCE, interval_text, measured_by
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 
@@ -185,10 +186,24 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
         return REFERENCE, f"One pair of encoders decides nothing ({gap.mean:+.{digits}f}). The reference's is exported."
     if gap.low > 0:
         said = "The learned policy beats the reference recipe at equal training compute"
-        return LEARNED, f"{said}: {text}. Its encoder is exported."
+        return LEARNED, f"{said}: {text}. Its encoder is exported.{_better(rows, length, column, digits)}"
     relation = "is worse than" if gap.high < 0 else "is not shown to differ from"
     said = f"The learned policy {relation} the reference recipe"
     return REFERENCE, f"{said}: {text}. The reference's encoder is exported."
+
+
+def _better(rows: Sequence[Row], length: int, column: str, digits: int) -> str:
+    """What beats the learned policy on the same images, as a sentence; empty where nothing does."""
+    others = {row["method"] for row in rows} - {LEARNED, REFERENCE, REFERENCE_TOTAL, SUPERVISED, UNTRAINED}
+    gaps = {name: difference(rows, name, LEARNED, length, by=column) for name in others}
+    found = {name: gap for name, gap in gaps.items() if gap is not None and gap.low > 0}
+    if not found:
+        return ""
+    named = [
+        f"{name} by {gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]"
+        for name, gap in sorted(found.items(), key=lambda item: -item[1].mean)
+    ]
+    return f" But there others beat it: {', '.join(named)}."
 
 
 def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[str, Any]:

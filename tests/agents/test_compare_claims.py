@@ -185,6 +185,17 @@ def test_the_learned_encoder_is_carried_away_only_when_its_interval_is_above_zer
     assert "One pair of encoders decides nothing" in choose([row for row in ALL if row["train_seed"] == 0], 1)[1]
 
 
+def test_the_verdict_names_what_beats_the_learned_policy() -> None:
+    better = [*rows("static", 90.0, searching=True), *rows("one-knob", 88.0, searching=True)]
+    floors = [*rows("supervised", 99.0), *rows("reference-total", 99.0), *rows("random", 60.0)]
+    ours = [*rows("learned", 85.0, searching=True), *rows("reference", 80.0)]
+    method, sentence = choose([*ours, *better, *floors], 1)
+    assert method == "learned" and "But there others beat it: static by +5.0" in sentence
+    assert sentence.index("static") < sentence.index("one-knob by +3.0")
+    assert not any(name in sentence for name in ("supervised", "reference-total", "random"))
+    assert "others" not in choose([*ours, *floors], 1)[1]
+
+
 def test_validation_images_choose_whatever_the_scored_ones_say() -> None:
     lucky = [{**row, "validation_accuracy": 80.0 + row["train_seed"] % 2} for row in rows("learned", 99.0)]
     unlucky = [{**row, "validation_accuracy": 80.5} for row in rows("reference", 50.0)]
