@@ -112,8 +112,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         "# Does it pay? What we found",
         "",
         "Written by `benchmarks/does_it_pay.py`; settings in `configs/pays.yaml`, fixed before the first cell ran.",
-        "How each number is made: [compare.md](compare.md) and [protocol.md](protocol.md). Test images. What we make of it:",
-        "[What the study found](compare.md#what-the-study-found-so-far).",
+        "How each number is made: [compare.md](compare.md) and [protocol.md](protocol.md). Test images.",
+        "What we make of it: [what the study found](compare.md#what-the-study-found-so-far).",
     ]
     for name, parts in found.items():
         lines += ["", f"## {name}", "", next(iter(parts.values()))["verdict"], ""]
