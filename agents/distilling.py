@@ -31,6 +31,7 @@ from taskrl.transfer.distil import NUM_STATISTICS, Distilled, distil, recalibrat
 from taskrl.transfer.training import encode_all
 
 RESULT = "result.json"
+MAX_WIDTH = 512
 LINEAR, PANEL = "linear accuracy, %", "label-free panel"
 
 Judge = Callable[[Encoder], float]
@@ -121,10 +122,10 @@ def parse_student(text: str, default_width: int) -> _Student:
     ENCODERS[name]
     if not colon:
         return _Student(name, default_width)
-    if name != SMALL or not width.isdecimal() or int(width) < 1:
+    if name != SMALL or not width.isdecimal() or not 1 <= int(width) <= MAX_WIDTH:
         raise ConfigError(
-            f"The student {text!r} is not known; give {SMALL}:WIDTH with a width of at least 1, e.g. {SMALL}:16, or "
-            "the name of an encoder alone, which has its own width."
+            f"The student {text!r} is not known; give {SMALL}:WIDTH with a width from 1 to {MAX_WIDTH}, e.g. "
+            f"{SMALL}:16, or the name of an encoder alone, which has its own width."
         )
     return _Student(name, int(width))
 

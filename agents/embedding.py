@@ -27,7 +27,7 @@ from taskrl.initial import open_encoder, weights_file
 from taskrl.modalities.image.datasets import folder_of
 from taskrl.modalities.image.folder import MAX_BAD_SHARE, decode_each, judge_bad_files, list_folder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
-from taskrl.run_folder import refuse_existing
+from taskrl.run_folder import check_place, refuse_existing
 from taskrl.types import Encode
 
 IMAGES_A_PART = 1024
@@ -138,9 +138,7 @@ def _check_out(out: Path) -> Path:
     parts, beside = out.with_name(f"{out.name}.parts"), sidecar(out)
     if beside is not None and not parts.exists():
         refuse_existing(beside)
-    there = next(parent for parent in out.absolute().parents if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise RunFolderError(f"The output {str(out)!r} cannot be made in {str(there)!r}; name another --out.")
+    check_place(out)
     return parts
 
 

@@ -13,7 +13,9 @@ Data = Annotated[
 ]
 ConfigFile = Annotated[Path | None, typer.Option(help="YAML file; see configs/.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any configuration key, e.g. agent.prior_strength=2.0.")]
-AgentName = Annotated[str | None, typer.Option(help="ppo, a2c, maskable-ppo, recurrent-ppo, dqn, sac or tqc.")]
+AgentName = Annotated[
+    str | None, typer.Option(help="thompson, ppo, a2c, maskable-ppo, recurrent-ppo, dqn, sac or tqc.")
+]
 Episodes = Annotated[int | None, typer.Option(help="Search episodes.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything.")]
 EvalSeeds = Annotated[int | None, typer.Option(help="Final encoders for each generator (paired seeds).")]

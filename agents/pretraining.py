@@ -14,7 +14,7 @@ from agents.session import data_notes, decision_metrics
 from taskrl.assemble import assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
-from taskrl.run_folder import RunFolder, refuse_existing
+from taskrl.run_folder import RunFolder, refuse_existing, write_result
 from taskrl.tracking import open_tracker
 
 
@@ -34,6 +34,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     assembled = with_reward(assembled, assembled.config.model_copy(update={"reward": reward}))
     config = assembled.config
     run = RunFolder.create(out, config)
+    write_result(pretraining_file(run), {"policy": policy})
     tracker = open_tracker(
         run.path,
         uri=config.tracking.uri or None,
@@ -69,10 +70,16 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        reporter.say(f"Stopped. A pretraining cannot go on; remove {run.path} and give the command again.")
         raise
     finally:
         tracker.close(status)
     return run
+
+
+def pretraining_file(run: RunFolder) -> Path:
+    """What marks a run as a pretraining, which cannot be resumed."""
+    return run.checkpoints / "pretraining.json"
 
 
 def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalConfig) -> str:

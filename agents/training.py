@@ -20,7 +20,7 @@ from agents.keeping import copy_kept, kept_folders, stop_notes
 from agents.online import ONLINE
 from agents.policy_search import PRIOR, search
 from agents.preparation import NOTHING, prepare, settle
-from agents.pretraining import find_policy
+from agents.pretraining import find_policy, pretraining_file
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.schedule import SCHEDULE
@@ -29,7 +29,7 @@ from agents.summary import LEARNED
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.data.dataset import RawDataset
-from taskrl.errors import ConfigError
+from taskrl.errors import ConfigError, RunFolderError
 from taskrl.run_folder import RunFolder, refuse_existing, write_result
 from taskrl.tracking import Tracker
 
@@ -66,6 +66,11 @@ def resume(path: Path, reporter: Reporter) -> RunFolder:
     if run.result_file.is_file():
         reporter.say(f"Nothing to do: {run.path} is finished.")
         return run
+    if pretraining_file(run).is_file():
+        raise RunFolderError(
+            f"{str(path)!r} is a pretraining that was stopped, which cannot go on; remove it and give the "
+            "taskrl pretrain command again."
+        )
     dataset, assembled = prepare(run.config())
     _say_data(assembled, reporter)
     return _carry_on(run, dataset, assembled, reporter)

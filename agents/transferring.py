@@ -15,7 +15,7 @@ from taskrl.data.splits import Splits, Test, Validation, make_splits
 from taskrl.errors import ConfigError
 from taskrl.initial import open_encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
-from taskrl.run_folder import refuse_existing
+from taskrl.run_folder import check_place, refuse_existing
 from taskrl.transfer.training import Training, view_levels
 
 NUM_EXAMPLES = 8
@@ -50,6 +50,7 @@ def open_source(
     the images, or there is no seed.
     """
     refuse_existing(out)
+    check_place(out)
     if seeds < 1:
         raise ConfigError(f"{seeds} seeds train nothing; give --seeds at least 1.")
     loaded = open_encoder(path, architecture)

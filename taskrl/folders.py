@@ -45,6 +45,7 @@ def new_file(file: Path) -> Iterator[Path]:
     draft = file.with_name(f"{file.stem}.tmp-{os.getpid()}{file.suffix}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch()  # libraries raise what they like where nothing can be written
         yield draft
         sync(draft)
         draft.rename(file)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,17 @@ def refuse_existing(path: Path, option: str = "--out") -> None:
     """Raises RunFolderError when something, even a dangling link, stands at `path`. option: what named it."""
     if os.path.lexists(path):
         raise RunFolderError(f"The output {str(path)!r} exists already; name another {option} or remove it.")
+
+
+def check_place(path: Path, option: str = "--out") -> None:
+    """Raises RunFolderError where nothing can be made at `path`: tried with a folder beside it, removed at once."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".taskrl-", dir=there))
+    except OSError:
+        raise RunFolderError(
+            f"The output {str(path)!r} cannot be made in {str(there)!r}; name another {option}."
+        ) from None
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

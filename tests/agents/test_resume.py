@@ -14,10 +14,11 @@ import pytest
 
 import agents.policy_search
 import agents.training
+from agents.pretraining import pretraining_file
 from agents.training import resume, train
 from taskrl import mlflow_store
 from taskrl.errors import RunFolderError
-from taskrl.run_folder import RunFolder
+from taskrl.run_folder import RunFolder, write_result
 from tests.agents.conftest import WHOLE, quiet
 from tests.agents.runs import metrics_of, rows_of, snapshot, taskrl, tiny_options
 from tests.envs.pool_jobs import is_alive
@@ -190,3 +191,10 @@ def test_ctrl_c_exits_with_130_names_the_remedy_and_leaves_no_process(tmp_path: 
         time.sleep(0.05)
     assert not [pid for pid in children if is_alive(pid)]
     assert (out / "config.yaml").is_file() and not (out / "result.json").exists()
+
+
+def test_a_stopped_pretraining_is_not_resumed_as_something_else(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", tiny_config())
+    write_result(pretraining_file(run), {"policy": "reference"})
+    result = taskrl("resume", run.path)
+    assert result.exit_code == 2 and "give the taskrl pretrain command again" in result.output, result.output
