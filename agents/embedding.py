@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import taskrl
-from agents.encoders import check_finite, encode_on, fit_to_images, images_at_once, readable
+from agents.encoders import check_finite, encode_on, fit_to_images, readable
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
@@ -25,6 +25,7 @@ from taskrl.feature_files import FeatureRows, check_ending, sidecar, write_featu
 from taskrl.folders import fingerprint, read_json, sync, to_json, write_atomically
 from taskrl.initial import open_encoder, weights_file
 from taskrl.modalities.image.datasets import folder_of
+from taskrl.modalities.image.encoders import images_at_once
 from taskrl.modalities.image.folder import MAX_BAD_SHARE, decode_each, judge_bad_files, list_folder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import check_place, refuse_existing

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taskrl.errors import DataError
+from taskrl.modalities.image.encoders import images_at_once, with_channels
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
+from taskrl.predictor.predictor import fresh_statistics
 from taskrl.types import Encode, Inputs
 
-PIXELS_AT_ONCE = 2**19
 NUM_STATISTICS = 128
 NUM_TAKEN = 512
 
@@ -31,11 +32,6 @@ def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
     return notes
 
 
-def images_at_once(height: int, width: int) -> int:
-    """How many images of this size go through an encoder together, unless somebody says otherwise."""
-    return max(1, PIXELS_AT_ONCE // (height * width))
-
-
 def encode_on(encoder: Encoder, device: torch.device, batch_size: int | None = None) -> Encode:
     """Images (B, C, H, W) to features (B, D) on `device`, a part at a time; `encoder` is there and in eval mode."""
 
@@ -46,11 +42,6 @@ def encode_on(encoder: Encoder, device: torch.device, batch_size: int | None = N
         return torch.cat(parts).clone()
 
     return encode
-
-
-def with_channels(images: Tensor, encoder: Encoder) -> Tensor:
-    """Images (B, C, H, W), grey ones with as many channels as the encoder takes."""
-    return images.expand(-1, len(encoder.mean), -1, -1)
 
 
 @contextmanager
@@ -84,11 +75,7 @@ def features_of(inputs: Inputs, encode: Encode) -> Tensor:
 def set_statistics(encoder: Encoder, inputs: Inputs) -> bool:
     """Set batch-norm statistics to those of clean images; whether the encoder, on the CPU, has any."""
     images = inputs.take(torch.arange(len(inputs))[:: max(1, len(inputs) // NUM_STATISTICS)][:NUM_STATISTICS])
-    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    with torch.no_grad():
+    with fresh_statistics(encoder) as has_any, torch.no_grad():
         encoder.train()(with_channels(images, encoder))
     encoder.eval()
-    return bool(norms)
+    return has_any

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.encoders import encode_on, features_of, fit_to_images, set_statistics
+from agents.encoders import NUM_TAKEN, encode_on, features_of, fit_to_images, set_statistics
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
@@ -32,7 +32,6 @@ from taskrl.types import Inputs
 
 TITLES = {"linear": "linear %", "balanced": "balanced %", "knn": "kNN %", "auroc": "AUROC %"}
 FLOORS = ("untrained", "pixels")
-NUM_TAKEN = 512
 DRAWS = (
     f"Mean of {NUM_DRAWS} draws of the labels, the same draws in every row, with a 95 % bootstrap interval over draws."
 )

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.encoders import check_finite, encode_on, fit_to_images, readable, with_channels
+from agents.encoders import check_finite, encode_on, fit_to_images, readable
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Splits, Test, Validation, make_splits
 from taskrl.errors import ConfigError
 from taskrl.initial import open_encoder
+from taskrl.modalities.image.encoders import with_channels
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import check_place, refuse_existing
 from taskrl.transfer.training import Training, view_levels

@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
@@ -170,18 +170,12 @@ class Predictor:
         Returns the features of `inputs` (B, D), float32, as normalised by these statistics: what `encode` gives next,
         up to the factor B / (B - 1) in the variances.
         """
-        norms = [m for m in self.nets.encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if not norms:
-            return self.encode(inputs)
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-        self.nets.train()
-        with torch.no_grad():
-            features: Tensor = self.nets.encoder(inputs.to(self.device))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        with fresh_statistics(self.nets.encoder) as has_any:
+            if not has_any:
+                return self.encode(inputs)
+            self.nets.train()
+            with torch.no_grad():
+                features: Tensor = self.nets.encoder(inputs.to(self.device))
         return features.float()
 
     def snapshot(self) -> Snapshot:
@@ -213,6 +207,21 @@ class Predictor:
         with torch.no_grad():
             cells = probe.feature_map(torch.zeros(1, *self.sample_shape, device=self.device)).shape[-1]  # type: ignore[operator]
         return max(1, math.ceil(self.sample_shape[-1] / int(cells)))
+
+
+@contextmanager
+def fresh_statistics(net: nn.Module) -> Iterator[bool]:
+    """Batch-norm statistics of `net` become the plain averages over what it sees in training mode inside the block.
+    Yields whether it has any.
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    yield bool(norms)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def _in_batches(inputs: Tensor) -> Iterator[Tensor]:

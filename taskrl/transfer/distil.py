@@ -12,6 +12,7 @@ from taskrl.data.dataset import InMemory
 from taskrl.errors import DataError
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.predictor.compute import flops_of
+from taskrl.predictor.predictor import fresh_statistics
 from taskrl.seeding import derive_seed, isolated_global_rng, torch_generator
 from taskrl.transfer.training import Training, batches, encode_all, features_of, optimise
 from taskrl.types import Compute, Inputs
@@ -111,18 +112,11 @@ def distil(
 
 def recalibrate(encoder: Encoder, images: Tensor, device: torch.device) -> None:
     """Set batch-norm statistics to those of `images` (B, C, H, W), clean ones; `encoder` is left in eval mode."""
-    norms = [module for module in encoder.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
     encoder.to(device).train()
-    with torch.no_grad():
+    with fresh_statistics(encoder), torch.no_grad():
         for part in images.split(NUM_STATISTICS // 4):
             if len(part) > 1:  # one image has no variance
                 features_of(encoder, part.to(device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
     encoder.eval()
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from taskrl.data.stream import BatchStream
 from taskrl.errors import ConfigError, unknown_name
+from taskrl.modalities.image.encoders import images_at_once, with_channels
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.views import make_view, view_knobs
 from taskrl.seeding import torch_generator
 from taskrl.types import Inputs
 
 WARMUP_SHARE = 0.1
-PIXELS_AT_ONCE = 2**19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +119,14 @@ def batches(inputs: Inputs, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 def features_of(encoder: Encoder, images: Tensor) -> Tensor:
     """Features (B, D), float32, of images (B, C, H, W); grey ones get as many channels as the encoder takes."""
-    features: Tensor = encoder(images.expand(-1, len(encoder.mean), -1, -1))
+    features: Tensor = encoder(with_channels(images, encoder))
     return features.float()
 
 
 def encode_all(encoder: Encoder, inputs: Inputs, device: torch.device) -> Tensor:
     """Features (N, D), float32, on the CPU, of all `inputs` without views: eval mode, no gradient."""
     shape = inputs.sample_shape
-    at_once = max(1, PIXELS_AT_ONCE // (shape[1] * shape[2]))
+    at_once = images_at_once(*shape[1:])
     was_training = {module: module.training for module in encoder.modules()}
     encoder.eval()
     with torch.no_grad():

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from taskrl.errors import ConfigError
 from taskrl.modalities.image.modeling import SMALL, SMALL_BLOCKS, Encoder, build_encoder
 from taskrl.registry import Registry
 from taskrl.seeding import isolated_global_rng
 
 LARGEST_SMALL_STEM = 64
+PIXELS_AT_ONCE = 2**19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +82,13 @@ def make_encoder(
         encoder = build_encoder(config)
     config["feature_dim"] = encoder.feature_dim
     return encoder, config
+
+
+def images_at_once(height: int, width: int) -> int:
+    """How many images of this size go through an encoder together, unless somebody says otherwise."""
+    return max(1, PIXELS_AT_ONCE // (height * width))
+
+
+def with_channels(images: Tensor, encoder: Encoder) -> Tensor:
+    """Images (B, C, H, W), grey ones with as many channels as the encoder takes."""
+    return images.expand(-1, len(encoder.mean), -1, -1)
