@@ -30,7 +30,7 @@ SMALLEST = {"batch_size": 2, "n_epochs": 1, "buffer_size": 1, "stats_window_size
 @dataclass(frozen=True, kw_only=True)
 class AgentKind:
     """family: how the policy is centred and read ("logits", "values" or "gaussian"). settings: from config and
-    decisions.
+    decisions. version: of what it learns; one that learns otherwise than before is another (agents/compare/cells.py).
     """
 
     algorithm: type[BaseAlgorithm]
@@ -38,6 +38,7 @@ class AgentKind:
     family: str
     policy: str
     settings: Settings
+    version: int = 1
 
     @property
     def matches(self) -> bool:
@@ -173,13 +174,15 @@ def _dqn(agent: AgentConfig, decisions: int) -> dict[str, Any]:
     }
 
 
-def _register(name: str, algorithm: type[BaseAlgorithm], codec: Codec, family: str, settings: Settings) -> None:
+def _register(
+    name: str, algorithm: type[BaseAlgorithm], codec: Codec, family: str, settings: Settings, *, version: int = 1
+) -> None:
     policy = "MlpLstmPolicy" if algorithm is RecurrentPPO else "MlpPolicy"
-    kind = AgentKind(algorithm=algorithm, codec=codec, family=family, policy=policy, settings=settings)
+    kind = AgentKind(algorithm=algorithm, codec=codec, family=family, policy=policy, settings=settings, version=version)
     AGENTS.register(name)(kind)
 
 
-_register("thompson", ProbabilityMatching, "multidiscrete", "logits", _thompson)
+_register("thompson", ProbabilityMatching, "multidiscrete", "logits", _thompson, version=2)
 _register("ppo", PPO, "multidiscrete", "logits", _ppo)
 _register("a2c", A2C, "multidiscrete", "logits", _a2c)
 _register("maskable-ppo", MaskablePPO, "multidiscrete", "logits", _ppo)

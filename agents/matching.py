@@ -28,7 +28,9 @@ class ProbabilityMatching(OnPolicyAlgorithm):
     a softmax of their own, linear in progress; after the first decision, what was played last stays likely.
 
     While it learns, doubt is explored. At the end of `learn` doubt is what is left to avoid: probabilities are those
-    under the mean of `sharpness` draws from the posterior instead of one.
+    under the mean of `sharpness` draws from the posterior instead of one, each effect lowered by `caution` times its
+    posterior sd. A level that is not the reference's is then played only where it is probably better (a lower
+    confidence bound: Jin, Yang and Wang, "Is Pessimism Provably Efficient for Offline RL?", 2021).
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": ActorCriticPolicy}
@@ -46,17 +48,18 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         drift: float = 0.2,
         num_draws: int = 1000,
         sharpness: float = 100.0,
+        caution: float = 1.0,
         policy_kwargs: dict[str, Any] | None = None,
         seed: int | None = None,
         device: str = "cpu",
     ) -> None:
         """task_space: of the actions. names: entries of the observation. n_steps: decisions of an episode. drift: how
-        much an effect may change over an episode, relative to its size.
+        much an effect may change over an episode, relative to its size. caution: 1 is one-sided 84 %.
         """
-        if not (drift >= 0 and num_draws >= 1 and sharpness > 0):
+        if not (drift >= 0 and num_draws >= 2 and sharpness > 0 and caution >= 0):
             raise ConfigError(
-                f"Options drift={drift}, num_draws={num_draws}, sharpness={sharpness} of thompson are out of range; "
-                "use drift >= 0, num_draws >= 1 and sharpness > 0."
+                f"Options drift={drift}, num_draws={num_draws}, sharpness={sharpness}, caution={caution} of thompson "
+                "are out of range; use drift >= 0, num_draws >= 2, sharpness > 0 and caution >= 0."
             )
         self._features = TaskFeatures(task_space, prior_strength, drift=drift)
         self.memory = Memory(self._features.prior_mean)
@@ -65,6 +68,7 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         self._persistence = persistence
         self._num_draws = num_draws
         self._sharpness = sharpness
+        self._caution = caution
         super().__init__(
             policy,
             env,
@@ -85,7 +89,7 @@ class ProbabilityMatching(OnPolicyAlgorithm):
     def learn(self, *arguments: Any, **keywords: Any) -> "ProbabilityMatching":
         """Play and fit; what was learned before counts."""
         if self.memory.gains:
-            self._match(1.0)
+            self._match(final=False)
         super().learn(*arguments, **keywords)
         return self
 
@@ -99,18 +103,14 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         x, returns = np.stack([row.mean(axis=0) for row in rows]), self.rollout_buffer.rewards.sum(axis=0, dtype=float)
         self.memory.add(x, returns - np.median(returns))
         self._n_updates += 1
-        self._match(self._sharpness if self.num_timesteps >= self._total_timesteps else 1.0)
+        self._match(final=self.num_timesteps >= self._total_timesteps)
         self.logger.record("train/n_updates", self._n_updates)
 
-    def _match(self, sharpness: float) -> None:
-        """Probabilities under the mean of `sharpness` draws: logits on a line through those of the first and the last
-        decision.
-        """
-        model = self._model()
+    def _match(self, *, final: bool) -> None:
+        """Probabilities under the posterior: logits on a line through those of the first and the last decision."""
         rng = numpy_generator(self.seed or 0, "probability matching", len(self.memory.gains))
-        draws = model.samples(rng, self._num_draws)
-        draws = model.mean + (draws - model.mean) / np.sqrt(sharpness)
-        first, last = (self._logits(draws, self._middle(index)) for index in (0, self.n_steps - 1))
+        draws = self._model().samples(rng, self._num_draws)
+        first, last = (self._logits(draws, self._middle(index), final) for index in (0, self.n_steps - 1))
         slope = (last - first) / (1 - 1 / self.n_steps)  # the last decision is observed at this progress
         set_logits(self.policy, self._space, self._names, start=first, slope=slope, persistence=self._persistence)
 
@@ -131,12 +131,16 @@ class ProbabilityMatching(OnPolicyAlgorithm):
         """Of a decision, so that effects drift symmetrically about mid-episode."""
         return (index + 0.5) / self.n_steps
 
-    def _logits(self, draws: Vector, progress: float) -> NDArray[np.float64]:
+    def _logits(self, draws: Vector, progress: float, final: bool) -> NDArray[np.float64]:
         """Log shares of the draws (S, D) under which a level is its part's best, all parts in a row; half a draw is
         added to each open level, so that none is ever shut.
         """
+        effects = self._features.effects(draws, progress)
+        if final:
+            mean, sd = effects.mean(axis=0), effects.std(axis=0)
+            effects = mean - self._caution * sd + (effects - mean) / np.sqrt(self._sharpness)
         logits = []
-        for part, best in zip(self._space.parts, self._features.best_levels(draws, progress).T, strict=True):
+        for part, best in zip(self._space.parts, self._features.best_levels(effects).T, strict=True):
             counts = np.bincount(best, minlength=len(part.levels)) + 0.5
             logits.append(np.where(part.allowed, np.log(counts / counts.sum()), FORBIDDEN_LOGIT))
         return np.concatenate(logits)

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import torch
 
+from agents.catalogue import AGENTS
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
@@ -117,11 +118,13 @@ def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
 
 def search_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
     """What decides a search by an agent. Batched predictors round differently."""
+    version = AGENTS[config.agent.name].version
     return {
         **encoder_settings(config, data),
         "reward": config.reward.model_dump(),
         "episode": config.episode.model_dump(),
-        "agent": config.agent.model_dump(),
+        # an agent that never learned otherwise has no version: its cells keep the names they had
+        "agent": config.agent.model_dump() | ({"version": version} if version > 1 else {}),
         "batched": config.envs == "batched",
     }
 

@@ -136,13 +136,16 @@ class TaskFeatures:
 
     def best(self, weights: Vector, progress: float) -> TaskSpec:
         """The task of the largest weights . of(task, progress)."""
-        return self._space.decode(self.best_levels(weights[None], progress)[0])
+        return self._space.decode(self.best_levels(self.effects(weights[None], progress))[0])
 
-    def best_levels(self, weights: Vector, progress: float) -> NDArray[np.int64]:
-        """For each row of weights (S, D), the level of each part that is best at `progress` (S, num_parts)."""
+    def effects(self, weights: Vector, progress: float) -> Vector:
+        """For each row of weights (S, D), what each level but the reference's adds at `progress` (S, D / 2)."""
         constant, slope = np.split(weights, 2, axis=1)
-        effects = constant + self._slope(progress) * slope
-        levels = np.tile(np.array([part.reference for part in self._space.parts], dtype=np.int64), (len(weights), 1))
+        return constant + self._slope(progress) * slope
+
+    def best_levels(self, effects: Vector) -> NDArray[np.int64]:
+        """For each row of `effects`, the level of each part that is best (S, num_parts)."""
+        levels = np.tile(np.array([part.reference for part in self._space.parts], dtype=np.int64), (len(effects), 1))
         gains = np.zeros(levels.shape)
         for column, (part, level) in enumerate(self._columns):
             better = effects[:, column] > gains[:, part]

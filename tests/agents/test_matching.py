@@ -75,6 +75,25 @@ def test_it_earns_more_as_it_goes_and_is_surer_in_the_end_than_while_it_learned(
     assert worth(policy, effect) > worth(unsharpened, effect)
 
 
+def test_in_the_end_only_what_is_probably_better_is_played() -> None:
+    """Nothing helps here but by chance: who believes the mean deviates, who is cautious hardly does."""
+
+    def nothing(spec: TaskSpec, progress: float) -> float:
+        return 0.0
+
+    def reference_share(caution: float) -> float:
+        shares = []
+        for seed in range(4):
+            policy, _ = learned(nothing, seed=seed, options={"caution": caution})
+            observation, _ = FakeEpisodes(SPACE, nothing).reset(0, 0)
+            tables = policy.probabilities(observation)
+            shares += [tables[part.name][part.reference] for part in SPACE.parts]
+        return float(np.mean(shares))
+
+    believing, cautious = reference_share(0.0), reference_share(1.0)
+    assert 1 - cautious < 0.5 * (1 - believing)
+
+
 def test_shuffled_rewards_teach_it_nothing() -> None:
     """On average: a single search believes in some chance pattern."""
     effect, seeds = additive(SPACE, EFFECTS), range(6)
@@ -85,7 +104,7 @@ def test_an_effect_that_turns_round_within_an_episode_is_followed() -> None:
     def effect(spec: TaskSpec, progress: float) -> float:
         return 0.4 * (progress - 0.4) * (dict(spec.levels)["mirror"] == 0)
 
-    policy, _ = learned(effect, options={"drift": 1.0}, persistence=0.0)
+    policy, _ = learned(effect, options={"drift": 1.0, "caution": 0.0}, persistence=0.0)
     pool = FakeEpisodes(SPACE, effect, decisions=DECISIONS)
     observation, _ = pool.reset(0, 0)
     unplayed = []
@@ -133,6 +152,7 @@ def test_closed_levels_stay_shut() -> None:
         ({"options": {"sharpness": 0.0}}, "sharpness"),
         ({"options": {"drift": -1.0}}, "drift"),
         ({"options": {"num_draws": 0}}, "num_draws"),
+        ({"options": {"caution": -1.0}}, "caution"),
     ],
 )
 def test_settings_that_it_cannot_use_are_refused_by_name(changes: dict[str, Any], named: str) -> None:
