@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskrl.assemble import Assembled
-from taskrl.config import EpisodeConfig
+from taskrl.config import EpisodeConfig, ExperimentConfig
 from taskrl.report_figures import duration
 from taskrl.tuning import images_per_second, seconds_to_measure, workers_at_once
+
+LARGEST_SHARE = 0.25  # of the final run, for its search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,19 @@ def rates(assembled: Assembled) -> Rates:
         step=Cost(flops=problem.reference_step_flops, seconds=step_s),
         measuring=Cost(flops=measuring.flops, seconds=measuring_s),
     )
+
+
+def search_notes(config: ExperimentConfig) -> list[str]:
+    """What to think of a search's length beside that of the run that it is for; nothing where it is short enough."""
+    search = config.agent.episodes * config.episode.decisions * config.episode.steps_per_decision
+    final = config.final.decisions * config.final.steps_per_decision
+    if search <= LARGEST_SHARE * final:
+        return []
+    return [
+        f"Note: the search trains {search / final:.2g} times as long as one final encoder; at most "
+        f"{LARGEST_SHARE:g} times is advised. It may still pay where its policy is used again, or for longer final "
+        "encoders (final.steps_per_decision); taskrl compare says from which length on."
+    ]
 
 
 def cost_notes(assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]]) -> list[str]:

@@ -15,7 +15,7 @@ from agents.final import (
     generator_named,
     train_final,
 )
-from agents.forecast import cost_notes
+from agents.forecast import cost_notes, search_notes
 from agents.keeping import copy_kept, kept_folders, stop_notes
 from agents.online import ONLINE
 from agents.policy_search import PRIOR, search
@@ -138,6 +138,7 @@ def _announce(session: Session) -> None:
                 ("Final encoders, without scoring", num_finals, config.final.episode),
             ],
         ),
+        *(search_notes(config) if config.mode == SEARCH and config.final.seeds else []),
         *stop_notes(config.final),
         f"Workers: {session.pool.num_workers} ({config.envs}, {config.predictor.precision}).",
     ):

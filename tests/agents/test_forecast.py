@@ -1,0 +1,19 @@
+"""Promises of the forecast: a search that is long beside the run that it is for is told, with by how much."""
+
+from agents.forecast import search_notes
+from taskrl.config import load_config
+
+
+def notes(episodes: int, final_steps: int) -> list[str]:
+    overrides = ["episode.decisions=4", "episode.steps_per_decision=10", "final.decisions=4"]
+    given = {"agent.episodes": episodes, "final.steps_per_decision": final_steps}
+    return search_notes(load_config(None, overrides, given))
+
+
+def test_a_search_of_a_quarter_of_the_final_run_is_no_news_and_a_longer_one_is_told_how_long() -> None:
+    assert notes(episodes=25, final_steps=1000) == []
+    (note,) = notes(episodes=26, final_steps=1000)
+    assert "0.26 times" in note
+    (long,) = notes(episodes=100, final_steps=100)
+    assert "10 times" in long
+    assert "compare" in long
