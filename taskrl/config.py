@@ -138,7 +138,7 @@ class FinalConfig(Section):
     seeds: int = Field(default=5, ge=0, le=1000)
     decisions: int = Field(default=4, ge=2, le=1000)
     steps_per_decision: int = Field(default=40, ge=1)
-    generators: list[str] = ["reference", "random", "prior"]
+    generators: list[str] = ["reference", "profile", "random", "prior"]
     test: bool = False
     stop: Literal["never", "auto"] = "never"
     patience: int = Field(default=3, ge=1, le=1000)

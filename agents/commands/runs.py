@@ -87,7 +87,7 @@ def pretrain(
         typer.Option(
             help="A run folder, a schedule.yaml, or reference, online, profile, hard-views, random, fixed:RECIPE."
         ),
-    ],
+    ] = "profile",
     data: Data = None,
     config: ConfigFile = None,
     set_: Set = None,

@@ -67,6 +67,14 @@ def test_pretrain_of_the_reference_is_the_reference_of_the_comparison(finished: 
     assert ours == theirs
 
 
+def test_pretrain_without_a_policy_plays_the_profile_which_mirrors_no_digits(here: Path) -> None:
+    result = taskrl("pretrain", "--out", "encoder", *tiny_options())
+    assert result.exit_code == 0, result.output
+    (row,) = rows_of(here / "encoder")
+    assert row["generator"] == "profile"
+    assert all(TaskSpec.from_json(entry).level("mirror") == 0 for entry in _specs(RunFolder(here / "encoder")))
+
+
 def test_a_recipe_can_name_an_objective_that_shares_its_name_with_a_knob(here: Path) -> None:
     recipe = "fixed:contrastive=0,weight/rotation=1,rotation=0.3"
     result = taskrl("pretrain", "--policy", recipe, "--out", "encoder", *tiny_options())
