@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import jinja2
@@ -47,6 +46,12 @@ def render_report(result: Mapping[str, Any], galleries: Sequence[Gallery]) -> st
 
     Accuracies and their differences are in percent. Missing, None and NaN values are left out of the page.
     """
+    page = environment().get_template("report.html.j2").render(context(result, galleries))
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def context(result: Mapping[str, Any], galleries: Sequence[Gallery]) -> dict[str, Any]:
+    """What the templates read, as plain data: any of `_*.html.j2` can be rendered from it alone."""
     table = [row for row in records(result.get("table")) if row.get("generator") is not None][:MAX_GENERATORS]
     schedule = records(result.get("schedule"))
     found = strips(result.get("choices"))
@@ -58,7 +63,7 @@ def render_report(result: Mapping[str, Any], galleries: Sequence[Gallery]) -> st
         total += len(gallery.png)
         if total <= MAX_GALLERY_BYTES:
             kept.append((gallery, base64.b64encode(gallery.png).decode("ascii")))
-    page = _template().render(
+    return dict(
         data=text_of(result.get("data")),
         split=text_of(result.get("split")),
         verdict=text_of(result.get("verdict")) or "No verdict was recorded for this run.",
@@ -82,7 +87,6 @@ def render_report(result: Mapping[str, Any], galleries: Sequence[Gallery]) -> st
         facts=[("Machine", _pairs(result.get("machine"))), ("Versions", _pairs(result.get("versions")))],
         config=_config_text(result.get("config")),
     )
-    return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def image_grid(images: Sequence[Tensor], *, columns: int, scale: int) -> bytes:
@@ -116,12 +120,15 @@ def _tile(image: Tensor, scale: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def environment() -> jinja2.Environment:
+    """The templates of the report, everything escaped that they are given."""
+    return jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.PackageLoader("taskrl"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    source = resources.files("taskrl").joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source)
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:
