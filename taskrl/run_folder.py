@@ -92,6 +92,10 @@ class RunFolder:
             )
         return read_json(self.result_file)
 
+    def test_reads_made(self) -> list[str]:
+        """The record of reads of the test images; empty where there were none."""
+        return self.test_reads.read_text(encoding="utf-8").splitlines() if self.test_reads.is_file() else []
+
     def log_test_read(self, sentence: str) -> None:
         """Append to the record of reads of the test images."""
         with self.test_reads.open("a", encoding="utf-8") as file:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from taskrl.report import Gallery, image_grid, render_report
+from taskrl.report import render_report
+from taskrl.report_images import Gallery, Strip, image_grid, with_mask
 from taskrl.report_figures import Axis, duration, running_mean, search_view, strips, thin, with_prefix
 
 HOSTILE = "<script>alert('x')</script>\"' onload=\"alert(1)\" </style> & {{ 7 * 7 }} \ud800"
