@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.final import final_seed
 from taskrl.assemble import Assembled
 from taskrl.modalities.image.views import make_view
 from taskrl.report_images import Gallery, Strip, image_grid, with_mask
@@ -66,7 +67,7 @@ def _differences(task: TaskSpec, reference: TaskSpec) -> str:
 
 
 def _gallery(assembled: Assembled, spec: TaskSpec, title: str, often: str, differs: str = "") -> Gallery:
-    images = _small(assembled.problem.calibration[:NUM_IMAGES].cpu())
+    images = _small(_calibration(assembled)[:NUM_IMAGES])
     scale = max(1, TILE_PX // images.shape[3])
     mixture = assembled.problem.build_task(spec)
     strips = [Strip(label="The images", image=image_grid(list(images.float() / 255), columns=NUM_IMAGES, scale=scale))]
@@ -83,6 +84,11 @@ def _gallery(assembled: Assembled, spec: TaskSpec, title: str, often: str, diffe
         strips.append(Strip(label=f"{part.name}{share}: two draws of each", image=grid))
     caption = [often, f"Task: {spec.describe()}.", "Orange: what is to be predicted." if masked else ""]
     return Gallery(title=title, caption=" ".join(filter(None, caption)), strips=tuple(strips), differs=differs)
+
+
+def _calibration(assembled: Assembled) -> Tensor:
+    """Pretraining images, uint8 (B, C, H, W); where sets are drawn, of the set of the first final runs."""
+    return assembled.at(final_seed(assembled, 0)).problem.calibration.cpu()
 
 
 def _small(images: Tensor) -> Tensor:

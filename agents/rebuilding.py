@@ -15,7 +15,7 @@ from taskrl.errors import RunFolderError, TaskrlError
 from taskrl.folders import read_json, write_atomically
 from taskrl.report import render_report
 from taskrl.report_images import Gallery
-from taskrl.run_folder import RunFolder, check_place, refuse_existing
+from taskrl.run_folder import RunFolder, check_new_file
 from taskrl.tracking import METRICS_NAME
 
 
@@ -24,8 +24,7 @@ def rebuild_report(path: Path, out: Path, reporter: Reporter) -> None:
 
     Raises RunFolderError where the run is not finished or a comparison, or `out` exists.
     """
-    refuse_existing(out, "--report")
-    check_place(out, "--report")
+    check_new_file(out, "--report")
     if is_comparison(path):
         raise RunFolderError(
             f"{str(path)!r} is a comparison, which has no report; taskrl inspect {path} prints its table and claims, "
@@ -43,7 +42,6 @@ def rebuild_report(path: Path, out: Path, reporter: Reporter) -> None:
     whole = {**result, "log": log, "shares": mean_shares(played)}
     galleries = _galleries(config, played, who, reporter)
     page = render_report(whole, galleries, name=run.path.name, test_reads=run.test_reads_made())
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page)
     reporter.say(f"Report: {out}")
 

@@ -155,8 +155,7 @@ def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     episodes: dict[int, dict[str, Any]] = {}
     with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:
         for line in file:
-            entry = json.loads(line)
-            if entry["kind"] == "episode":
+            if '"episode"' in line and (entry := json.loads(line))["kind"] == "episode":
                 episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
     return [episodes[index] for index in sorted(episodes)]
 

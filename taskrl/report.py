@@ -15,7 +15,7 @@ import markupsafe
 from taskrl.report_choices import choices_view, departures
 from taskrl.report_compute import compute_rows, search_cost, search_ratio, spent_view
 from taskrl.report_curves import finals_view, opponents, series_of
-from taskrl.report_figures import amount, listed, mapping, number, records, search_view
+from taskrl.report_figures import amount, brief, listed, mapping, number, records, search_view
 from taskrl.report_images import Gallery
 from taskrl.report_tables import RUN_COLUMNS, pixel_floor, result_table, run_rows, text_of
 from taskrl.report_trust import goodhart_findings, trust_view
@@ -23,6 +23,7 @@ from taskrl.report_trust import goodhart_findings, trust_view
 MAX_GALLERY_BYTES = 6_000_000
 MAX_CONFIG_CHARACTERS = 200_000
 MAX_GENERATORS = 60
+MAX_TITLE_CHARACTERS = 120
 MAX_TEST_READS = 300
 
 
@@ -49,7 +50,7 @@ def context(
     headline, further = _split_verdict(text_of(result.get("verdict")) or "No verdict was recorded for this run.")
     rows, floors = records(result.get("rows")), mapping(result.get("floors"))
     return {
-        "name": name,
+        "name": brief(name, MAX_TITLE_CHARACTERS),
         "data": text_of(result.get("data")),
         "split": text_of(result.get("split")),
         "began": _day(mapping(result.get("log")).get("began")),
@@ -82,7 +83,7 @@ def context(
 @cache
 def environment() -> jinja2.Environment:
     """The templates of the report, everything escaped that they are given."""
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         autoescape=True,
         loader=jinja2.PackageLoader("taskrl"),
         undefined=jinja2.StrictUndefined,
@@ -90,6 +91,8 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["brief"] = brief
+    return templates
 
 
 def _inert(value: object) -> object:

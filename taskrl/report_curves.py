@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskrl.evaluation.statistics import bootstrap
+from taskrl.evaluation.statistics import bootstrap, bootstrap_each
 from taskrl.report_figures import (
     LABEL_GAP,
     MAX_LINE_POINTS,
@@ -170,16 +170,17 @@ def _flops_per_decision(result: Mapping[str, Any], name: str) -> float | None:
 
 def _overview(series: Named, colours: Mapping[str, str], place: Callable[[str, int], float]) -> Chart:
     """Mean over seeds with its 95 % interval, generator by generator; the learned one is drawn last, on top."""
-    tables = {}
+    tables: dict[str, list[tuple[float, float, float, float]]] = {}
     for name, lines in series.items():
-        points = []
-        for index in thin(max(len(line) for line in lines), MAX_BAND_POINTS):
-            values = [value for line in lines if index < len(line) and (value := line[index]) is not None]
-            if values:
-                ends = bootstrap(values) if len(values) > 1 else None
-                mean = sum(values) / len(values)
-                points.append((place(name, index), mean, *((ends.low, ends.high) if ends else (mean, mean))))
-        tables[name] = points
+        columns = {
+            index: [value for line in lines if index < len(line) and (value := line[index]) is not None]
+            for index in thin(max(len(line) for line in lines), MAX_BAND_POINTS)
+        }
+        known = {index: values for index, values in columns.items() if values}
+        intervals = bootstrap_each(list(known.values()))
+        tables[name] = [
+            (place(name, index), ends.mean, ends.low, ends.high) for index, ends in zip(known, intervals, strict=True)
+        ]
     names = _drawn(tables)
     everything = [point for points in tables.values() for point in points]
     x_axis = Axis.around([point[0] for point in everything], margin=0.02)
@@ -237,7 +238,7 @@ def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
     curves = []
     for name in sorted(names, key=lambda name: name == LEARNED):
         train, total, mean, low, high = points[name]
-        kind, x, alone = colours[name], math.log10(total), [(math.log10(train), mean)]
+        kind, x, alone = colours.get(name, "floor"), math.log10(total), [(math.log10(train), mean)]
         drawn = [(f"whisker {kind}", [(x, low), (x, high)]), (f"ring {kind}", [(x, mean)])]
         if total > train:
             drawn = [(f"joint {kind}", [*alone, (x, mean)]), (f"ring {kind}", alone), ("ring hole", alone), *drawn]
@@ -250,7 +251,7 @@ def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
         x_ticks=log_ticks(x_axis),
         y_ticks=y_axis.ticks(5),
         labels=spread(
-            (Label(kind=colours[name], at=y_axis.at(points[name][2]), text=short(name)) for name in names),
+            (Label(kind=colours.get(name, "floor"), at=y_axis.at(points[name][2]), text=short(name)) for name in names),
             LABEL_GAP,
         ),
         said=" ".join(

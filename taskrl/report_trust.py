@@ -12,6 +12,7 @@ from taskrl.report_figures import (
     SearchView,
     Tick,
     amount,
+    brief,
     line_path,
     listed,
     mapping,
@@ -152,7 +153,11 @@ def _distinct(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _part_rows(parts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = [
-        ("paid to the agent" if name == REWARD else name, _ranged(part.get("first"), 3), _ranged(part.get("last"), 3))
+        (
+            "paid to the agent" if name == REWARD else brief(name),
+            _ranged(part.get("first"), 3),
+            _ranged(part.get("last"), 3),
+        )
         for name, part in ((name, mapping(part)) for name, part in _distinct(parts).items())
     ]
     return [row for row in rows if row[1] and row[2]]
@@ -196,12 +201,14 @@ def _parts_curve(search: Mapping[str, Any]) -> Chart | None:
         y_ticks=y_axis.ticks(4),
         labels=spread(
             (
-                Label(kind=kinds[name], at=y_axis.at(line[-1][1]), text=name.removeprefix("gain/")[:26])
+                Label(kind=kinds[name], at=y_axis.at(line[-1][1]), text=brief(name.removeprefix("gain/"), 26))
                 for name, line in points.items()
             ),
             LABEL_GAP,
         ),
-        said="At the end: " + ", ".join(f"{name} {amount(line[-1][1], 3)}" for name, line in points.items()) + ".",
+        said="At the end: "
+        + ", ".join(f"{brief(name)} {amount(line[-1][1], 3)}" for name, line in points.items())
+        + ".",
     )
 
 
@@ -222,7 +229,7 @@ def _dots(noise: Mapping[str, Any]) -> tuple[tuple[Dots, ...], tuple[Tick, ...],
         mean = sum(row) / len(row)
         dots.append(
             Dots(
-                label="reference recipe" if index == 0 else differs or task,
+                label="reference recipe" if index == 0 else brief(differs or task, 120),
                 at=tuple(axis.at(gain) for gain in row),
                 mean_at=axis.at(mean),
                 text=amount(mean, 3, signed=True),

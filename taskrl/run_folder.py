@@ -108,6 +108,13 @@ def refuse_existing(path: Path, option: str = "--out") -> None:
         raise RunFolderError(f"The output {str(path)!r} exists already; name another {option} or remove it.")
 
 
+def check_new_file(path: Path, option: str) -> None:
+    """Raises RunFolderError where something stands at `path`, or no folder to write it to. option: what named it."""
+    refuse_existing(path, option)
+    if not path.absolute().parent.is_dir():
+        raise RunFolderError(f"There is no folder {str(path.absolute().parent)!r} to write to; make it first.")
+
+
 def check_place(path: Path, option: str = "--out") -> None:
     """Raises RunFolderError where nothing can be made at `path`: tried with a folder beside it, removed at once."""
     there = next(parent for parent in path.absolute().parents if parent.exists())
