@@ -17,7 +17,7 @@ from taskrl.report_compute import compute_rows, search_cost, search_ratio, spent
 from taskrl.report_curves import finals_view, opponents, series_of
 from taskrl.report_figures import amount, brief, listed, mapping, number, records, search_view
 from taskrl.report_images import Gallery
-from taskrl.report_tables import RUN_COLUMNS, pixel_floor, result_table, run_rows, text_of
+from taskrl.report_tables import LEARNED, RUN_COLUMNS, pixel_floor, result_table, run_rows, text_of
 from taskrl.report_trust import goodhart_findings, trust_view
 
 MAX_GALLERY_BYTES = 6_000_000
@@ -56,6 +56,7 @@ def context(
         "began": _day(mapping(result.get("log")).get("began")),
         "headline": headline,
         "further": further,
+        "num_paired": _num_paired(table),
         "short": _in_short(result),
         "notes": [text_of(note) for note in listed(result.get("notes"))],
         "table": result_table(table, floors),
@@ -115,6 +116,13 @@ def _split_verdict(verdict: str) -> tuple[str, str]:
     first, _, rest = re.sub(r"(; |(?<=\.) )", "\0", verdict, count=1).partition("\0")
     rest = rest[:1].upper() + rest[1:]
     return (first if first.endswith(".") else f"{first}."), rest
+
+
+def _num_paired(table: Sequence[Mapping[str, Any]]) -> str:
+    """Seeds of the learned policy's difference to the reference; empty where it has no interval."""
+    rows = [row for row in table if row["generator"] == LEARNED and mapping(row.get("difference"))]
+    seeds = number(rows[0].get("num_seeds")) if rows else None
+    return amount(seeds, 0) if seeds and seeds > 1 else ""
 
 
 def _in_short(result: Mapping[str, Any]) -> list[tuple[str, str]]:

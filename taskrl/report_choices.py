@@ -125,7 +125,11 @@ def share_areas(shares: object) -> list[Share]:
         top = [f"{x:.0f} {CANVAS * (1 - y):.0f}" for i, y in enumerate(above) for x in (i * width, (i + 1) * width)]
         bottom = [f"{x:.0f} {CANVAS * (1 - y):.0f}" for i, y in enumerate(below) for x in (i * width, (i + 1) * width)]
         first, last = line[0], line[-1]
-        text = f"{amount(100 * first, 0)} % at the start, {amount(100 * last, 0)} % at the end"
+        mean = sum(line) / len(line)
+        text = " ".join(
+            f"{amount(100 * x, 0)} % {what}"
+            for x, what in ((mean, "in all,"), (first, "at the start,"), (last, "at the end"))
+        )
         path = f"M{'L'.join([*top, *reversed(bottom)])}Z"
         areas.append(Share(name=brief(name), kind=f"s{index % NUM_COLOURS + 1}", path=path, text=text))
         below = above

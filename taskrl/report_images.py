@@ -15,7 +15,7 @@ GAP_LEVEL = 127  # of gaps in a JPEG, which knows no transparency
 LARGE_PNG_BYTES = 150_000
 JPEG_QUALITY = 85
 MASK_COLOUR = (0.90, 0.45, 0.05)
-MASK_OPACITY = 0.55
+MASK_OPACITY = 0.45
 
 
 @dataclass(frozen=True, kw_only=True)

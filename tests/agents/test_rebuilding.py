@@ -77,5 +77,7 @@ def test_what_has_no_report_says_so(finished: RunFolder, here: Path) -> None:
     (folder / "result.json").unlink()
     unfinished = taskrl("inspect", folder, "--report", "again.html")
     assert unfinished.exit_code == 2 and "no result.json yet" in unfinished.output
-    (folder / "asked.json").write_text("{}")
+    (folder / "comparison.json").write_text("{}")
+    comparison = taskrl("inspect", folder, "--report", "again.html")
+    assert comparison.exit_code == 2 and "is a comparison, which has no report" in comparison.output
     assert not (here / "again.html").exists()

@@ -95,7 +95,7 @@ def test_result_is_told_in_the_page() -> None:
 def test_first_sentence_is_the_difference_with_its_interval() -> None:
     page = environment().get_template("_verdict.html.j2").render(context(result()))
     assert "<h1>The learned policy beats the reference recipe: +2.9 [+1.9, +3.9] points.</h1>" in page
-    assert '<p class="further">Above no-mirror (+1.6).</p>' in page
+    assert '<p class="further">Above no-mirror (+1.6). In brackets: 95 % interval over 5 paired seeds.</p>' in page
 
 
 def test_what_is_chosen_and_what_it_cost_are_told_in_short() -> None:

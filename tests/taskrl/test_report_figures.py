@@ -188,7 +188,7 @@ def test_shares_fill_the_whole_height() -> None:
     areas = share_areas({"contrastive": [1.0, 0.75], "rotation": [0.0, 0.25]})
     assert [area.name for area in areas] == ["contrastive", "rotation"]
     assert areas[1].path == "M0 0L500 0L500 0L1000 0L1000 250L500 250L500 0L0 0Z"
-    assert areas[0].text == "100 % at the start, 75 % at the end"
+    assert areas[0].text == "88 % in all, 100 % at the start, 75 % at the end"
     assert share_areas({"contrastive": [1.0, 1.0]}) == []
 
 
