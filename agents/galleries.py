@@ -19,7 +19,6 @@ NUM_IMAGES = 10
 MAX_OBJECTIVES = 4
 MAX_SIDE_PX = 96
 TILE_PX = 64
-REFERENCE_TITLE = "Reference recipe"
 
 
 def view_galleries(assembled: Assembled, played: Sequence[Sequence[str]], who: str = "learned") -> list[Gallery]:
@@ -29,12 +28,12 @@ def view_galleries(assembled: Assembled, played: Sequence[Sequence[str]], who: s
     The same images and the same random draws everywhere, so that what differs comes from the task.
     """
     reference = assembled.problem.task_space.reference
-    galleries = [_gallery(assembled, reference, REFERENCE_TITLE, "")]
+    galleries = [_gallery(assembled, reference, "Reference recipe", "What a search starts from.", "")]
     for place, specs in _moments(played):
         spec, times = Counter(specs).most_common(1)[0]
         task = TaskSpec.from_json(spec)
         often = f"Trained in {times} of {len(specs)} final runs" if len(specs) > 1 else "Trained in the final run"
-        galleries.append(_gallery(assembled, task, f"{who}: {place}", f"{often}.", _differences(task, reference)))
+        galleries.append(_gallery(assembled, task, f"{who}: {place}", _differences(task, reference), f"{often}."))
     return galleries
 
 
@@ -53,7 +52,7 @@ def _moments(played: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]]:
 
 
 def _differences(task: TaskSpec, reference: TaskSpec) -> str:
-    """E.g. "crop 0.6 (reference 0.3), mirror 0 (reference 0.5)"; says so where there are none."""
+    """E.g. "Differs in crop 0.6 (reference 0.3), mirror 0 (reference 0.5)."; says so where there are none."""
     told = []
     if task.mixture != reference.mixture:
         told.append(f"{task.describe().partition(';')[0]} (reference {reference.describe().partition(';')[0]})")
@@ -63,10 +62,14 @@ def _differences(task: TaskSpec, reference: TaskSpec) -> str:
             told.append(f"{name} {level:g}")
         elif usual[name] != level:
             told.append(f"{name} {level:g} (reference {usual[name]:g})")
-    return ", ".join(told) or "nothing"
+    return f"Differs in {', '.join(told)}." if told else "This is the reference recipe: its views are the first ones."
 
 
-def _gallery(assembled: Assembled, spec: TaskSpec, title: str, often: str, differs: str = "") -> Gallery:
+def _gallery(assembled: Assembled, spec: TaskSpec, title: str, told: str, often: str) -> Gallery:
+    """Without images where they would be those of the reference recipe again."""
+    departs = spec != assembled.problem.task_space.reference
+    if often and not departs:
+        return Gallery(title=title, told=told, caption=often, strips=())
     images = _small(_calibration(assembled)[:NUM_IMAGES])
     scale = max(1, TILE_PX // images.shape[3])
     mixture = assembled.problem.build_task(spec)
@@ -83,7 +86,9 @@ def _gallery(assembled: Assembled, spec: TaskSpec, title: str, often: str, diffe
         grid = image_grid(rows[: 2 * len(images)], columns=len(images), scale=scale)
         strips.append(Strip(label=f"{part.name}{share}: two draws of each", image=grid))
     caption = [often, f"Task: {spec.describe()}.", "Orange: what is to be predicted." if masked else ""]
-    return Gallery(title=title, caption=" ".join(filter(None, caption)), strips=tuple(strips), differs=differs)
+    return Gallery(
+        title=title, told=told, caption=" ".join(filter(None, caption)), strips=tuple(strips), departs=departs
+    )
 
 
 def _calibration(assembled: Assembled) -> Tensor:
