@@ -139,7 +139,7 @@ class SB3TaskPolicy:
         prior = FINAL_EXPLORATION * self.space.prior_weights(self.agent.prior_strength)
         weights = np.tile(prior, (len(observations), 1))
         weights[np.arange(len(weights)), self._values(observations).argmax(axis=1)] += 1 - FINAL_EXPLORATION
-        levels = np.array([self.space.level_indices(self.space.decode(np.int64(i))) for i in range(weights.shape[1])])
+        levels = np.array([self.space.level_indices(self.space.decode(i)) for i in range(weights.shape[1])])
         parts = zip(self.space.parts, levels.T, strict=True)
         return [weights @ np.eye(len(part.levels))[column] for part, column in parts]
 

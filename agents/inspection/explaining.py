@@ -1,0 +1,220 @@
+"""Why a learned policy chooses what it chooses: everything that is measured of it as one JSON record."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.catalogue import AGENTS
+from agents.compare.folder import is_comparison
+from agents.inspection.learned import image_shape
+from agents.inspection.observed import Observed
+from agents.inspection.trees import distilled
+from agents.inspection.why import (
+    DIGITS,
+    NUM_PERMUTATIONS,
+    Entry,
+    answered_to,
+    entries_of,
+    largest,
+    permuted,
+    swept,
+    thinned,
+)
+from agents.policy import SB3TaskPolicy, load_policy
+from envs.observation import LAST
+from taskrl.assemble import Assembled, task_space
+from taskrl.config import ExperimentConfig
+from taskrl.errors import RunFolderError
+from taskrl.evaluation.detectability import Description
+from taskrl.run_folder import RunFolder
+
+WHY_VERSION = 1
+STEADY = 0.01
+NUM_NAMED = 3
+EVERYTHING = ""
+
+
+def why_of(path: Path) -> dict[str, Any]:
+    """`explained` of a finished run: as it was stored, or else measured now.
+
+    Raises RunFolderError, a sentence that says what to do, where there is no learned policy or no record of what it
+    observed.
+    """
+    run = RunFolder.open(path)
+    result = run.result()
+    if is_comparison(path):
+        raise RunFolderError(
+            f"{str(path)!r} is a comparison, which keeps no record of what its policies observed; learn one with: "
+            f"taskrl train --config {run.config_file} --out NEW-FOLDER, and inspect that."
+        )
+    if result.get("why"):
+        return dict(result["why"])
+    if not run.policy.is_dir():
+        raise RunFolderError(
+            f"{str(path)!r} holds no learned policy: what it played is random, a fixed recipe or schedule, or learned "
+            "within each final run, and answers to no observation that could be varied; name a run of taskrl train."
+        )
+    if not run.observations.is_file():
+        raise RunFolderError(
+            f"{str(path)!r} does not record what its policy observed (it has no final runs, or an earlier version made "
+            f"it); play the policy again with: taskrl train --mode apply --policy {path} --config {run.config_file} "
+            "--out NEW-FOLDER, and inspect that."
+        )
+    config = run.config()
+    shape = image_shape(run, config, result["choices"]["parts"])
+    return explained(policy_in(run.policy, config, shape), Observed.read(run.observations), None)
+
+
+def why_of_finals(run: RunFolder, assembled: Assembled, observed: Observed | None) -> dict[str, Any] | None:
+    """What a run keeps of it when it ends; None without a learned policy and final runs of it.
+
+    The description of the data set is found out for this, where it is one set.
+    """
+    if observed is None or not run.policy.is_dir():
+        return None
+    policy = policy_in(run.policy, assembled.config, assembled.splits.pretraining.inputs.sample_shape)
+    return explained(policy, observed, assembled.problem.describe() if assembled.draw is None else None)
+
+
+def policy_in(folder: Path, config: ExperimentConfig, shape: Sequence[int]) -> SB3TaskPolicy:
+    """A run's policy, for images (C, H, W) of `shape`."""
+    return load_policy(folder, lambda codec: task_space(config, tuple(shape), codec), seed=0)
+
+
+def explained(policy: SB3TaskPolicy, observed: Observed, description: Description | None) -> dict[str, Any]:
+    """What its choices hang on, by permutation, by sweeps and as trees. Raises RunFolderError when the record is of
+    other entries than the policy observes.
+
+    sentences: what is to be said of it. entries: with the range that final runs met. choices: levels, "any" (how much
+    permuting everything at once changes), "sensitivity" to each entry, "tree". sweeps: the largest. description: of the
+    data set, or null.
+    """
+    (num_expected,) = policy.policy.observation_space.shape or (0,)
+    if len(observed.entries) != num_expected:
+        raise RunFolderError(
+            f"The record of observations has {len(observed.entries)} entries, the policy observes {num_expected}; copy "
+            "observations.json and policy/ from the same run."
+        )
+    states = thinned(observed.states)
+    entries = entries_of(observed.entries)
+    sensitivity = permuted(policy.probabilities_of, states, entries)
+    sweeps = [swept(policy.probabilities_of, states, entry) for entry in entries]
+    record = {
+        "format_version": WHY_VERSION,
+        "agent": policy.agent.name,
+        "observe": policy.shown.mode,
+        "num_runs": len(observed.runs),
+        "num_states": len(states),
+        "num_permutations": NUM_PERMUTATIONS,
+        "entries": [_entry(entry, states) for entry in entries],
+        "answers_to": answered_to(sensitivity, sweeps),
+        "choices": _choices(policy, observed, sensitivity),
+        "sweeps": largest(sweeps),
+        "description": None if description is None else _described(description),
+    }
+    return {"sentences": _sentences(record), **record}
+
+
+def _entry(entry: Entry, states: Any) -> dict[str, Any]:
+    values = states[:, list(entry.columns)]
+    varied = bool((values != values[0]).any())
+    if entry.is_level:
+        return {"name": entry.name, "varied": varied, "levels": len(entry.columns)}
+    low, high = (round(float(value), DIGITS) for value in (values.min(), values.max()))
+    return {"name": entry.name, "varied": varied, "low": low, "high": high}
+
+
+def _choices(
+    policy: SB3TaskPolicy, observed: Observed, sensitivity: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    states = observed.states
+    runs = np.repeat(np.arange(len(observed.runs)), [len(run.observations) for run in observed.runs])
+    parts = {part.name: part for part in policy.space.parts}
+    names = [_readable(name, policy) for name in observed.entries]
+    found = {}
+    for name, table in policy.probabilities_of(states).items():
+        levels = parts[name].levels
+        row = {entry: round(value, DIGITS) for entry, value in sensitivity[name].items() if entry != EVERYTHING}
+        found[name] = {
+            "levels": list(levels),
+            "reference": parts[name].reference,
+            "any": round(sensitivity[name][EVERYTHING], DIGITS),
+            "sensitivity": row,
+            "probability": [round(float(bound(table.max(axis=1))), DIGITS) for bound in (np.min, np.max)],
+            "tree": distilled(states, table.argmax(axis=1), runs, entries=names, levels=levels),
+        }
+    return found
+
+
+def _readable(name: str, policy: SB3TaskPolicy) -> str:
+    """last/crop/1 as last/crop=0.6."""
+    if not name.startswith(LAST):
+        return name
+    stem, _, index = name.rpartition("/")
+    (part,) = (part for part in policy.space.parts if part.name == stem.removeprefix(LAST))
+    return f"{stem}={part.levels[int(index)]:g}"
+
+
+def _described(description: Description) -> dict[str, dict[str, float | None]]:
+    kinds = {"detectability": description.detectability, "statistics": description.statistics}
+    return {
+        kind: {name: round(value, DIGITS) if math.isfinite(value) else None for name, value in numbers.items()}
+        for kind, numbers in kinds.items()
+    }
+
+
+def _sentences(record: Mapping[str, Any]) -> list[str]:
+    """What the numbers say, and what they cannot say."""
+    choices, num_entries = record["choices"], len(record["entries"])
+    said = [
+        f"Measured on {record['num_states']} decisions of {record['num_runs']} final runs; {num_entries} entries are "
+        "observed (what each choice was last counts as one)."
+    ]
+    said.append(_dependence(record["answers_to"], num_entries))
+    largest_any = max(row["any"] for row in choices.values())
+    if record["answers_to"] and largest_any < STEADY:
+        said.append(
+            "In these runs it plays the same whatever it observes: when all entries are dealt out anew at once, no "
+            f"choice's probabilities move by more than {largest_any:.3f}."
+        )
+    unvaried = [entry["name"] for entry in record["entries"] if not entry["varied"]]
+    if unvaried:
+        said.append(
+            f"{len(unvaried)} entries had one value in all of them, so that only sweeps, beyond what was met, say "
+            f"anything of them: {_listed(unvaried)}."
+        )
+    if record["observe"] != "full":
+        said.append(f"The policy was learned on an ablated observation (agent.observe={record['observe']}).")
+    if AGENTS[record["agent"]].policy == "MlpLstmPolicy":
+        said.append(
+            "It has a memory, and is asked here as at the first decision of an episode; what it remembers is left out."
+        )
+    if record["num_runs"] < 2:
+        said.append("From one final run trees have no fidelity: it needs runs that a tree was not fitted to.")
+    return said
+
+
+def _dependence(answers: Sequence[str], num_entries: int) -> str:
+    others = [name for name in answers if name != "progress" and not name.startswith(LAST)]
+    if not answers:
+        return "The policy ignores its observation: no entry, at any value from 0 to 1, changes any probability."
+    if others:
+        return (
+            f"{len(answers)} of {num_entries} entries change its choices somewhere between 0 and 1, permuted or swept."
+        )
+    memory = [name for name in answers if name != "progress"]
+    if not memory:
+        return "Its choices depend on progress alone: no other entry, at any value from 0 to 1, changes a probability."
+    clock = "progress and " if "progress" in answers else ""
+    return (
+        f"Its choices depend on {clock}what it played last (last/*) alone; nothing that is measured of the encoder or "
+        "the data, at any value from 0 to 1, changes any probability."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[: 2 * NUM_NAMED])
+    return shown if len(names) <= 2 * NUM_NAMED else f"{shown} and {len(names) - 2 * NUM_NAMED} more"
