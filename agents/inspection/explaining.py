@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.catalogue import AGENTS
-from agents.compare.folder import is_comparison
-from agents.inspection.learned import image_shape
 from agents.inspection.observed import Observed
 from agents.inspection.trees import distilled
 from agents.inspection.why import (
@@ -23,65 +20,15 @@ from agents.inspection.why import (
     swept,
     thinned,
 )
-from agents.policy import SB3TaskPolicy, load_policy
+from agents.policy import SB3TaskPolicy
 from envs.observation import LAST
-from taskrl.assemble import Assembled, task_space
-from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
 from taskrl.evaluation.detectability import Description
-from taskrl.run_folder import RunFolder
 
 WHY_VERSION = 1
 STEADY = 0.01
 NUM_NAMED = 3
 EVERYTHING = ""
-
-
-def why_of(path: Path) -> dict[str, Any]:
-    """`explained` of a finished run: as it was stored, or else measured now.
-
-    Raises RunFolderError, a sentence that says what to do, where there is no learned policy or no record of what it
-    observed.
-    """
-    run = RunFolder.open(path)
-    result = run.result()
-    if is_comparison(path):
-        raise RunFolderError(
-            f"{str(path)!r} is a comparison, which keeps no record of what its policies observed; learn one with: "
-            f"taskrl train --config {run.config_file} --out NEW-FOLDER, and inspect that."
-        )
-    if result.get("why"):
-        return dict(result["why"])
-    if not run.policy.is_dir():
-        raise RunFolderError(
-            f"{str(path)!r} holds no learned policy: what it played is random, a fixed recipe or schedule, or learned "
-            "within each final run, and answers to no observation that could be varied; name a run of taskrl train."
-        )
-    if not run.observations.is_file():
-        raise RunFolderError(
-            f"{str(path)!r} does not record what its policy observed (it has no final runs, or an earlier version made "
-            f"it); play the policy again with: taskrl train --mode apply --policy {path} --config {run.config_file} "
-            "--out NEW-FOLDER, and inspect that."
-        )
-    config = run.config()
-    shape = image_shape(run, config, result["choices"]["parts"])
-    return explained(policy_in(run.policy, config, shape), Observed.read(run.observations), None)
-
-
-def why_of_finals(run: RunFolder, assembled: Assembled, observed: Observed | None) -> dict[str, Any] | None:
-    """What a run keeps of it when it ends; None without a learned policy and final runs of it.
-
-    The description of the data set is found out for this, where it is one set.
-    """
-    if observed is None or not run.policy.is_dir():
-        return None
-    policy = policy_in(run.policy, assembled.config, assembled.splits.pretraining.inputs.sample_shape)
-    return explained(policy, observed, assembled.problem.describe() if assembled.draw is None else None)
-
-
-def policy_in(folder: Path, config: ExperimentConfig, shape: Sequence[int]) -> SB3TaskPolicy:
-    """A run's policy, for images (C, H, W) of `shape`."""
-    return load_policy(folder, lambda codec: task_space(config, tuple(shape), codec), seed=0)
 
 
 def explained(policy: SB3TaskPolicy, observed: Observed, description: Description | None) -> dict[str, Any]:
