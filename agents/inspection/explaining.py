@@ -121,6 +121,10 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
         "observed (what each choice was last counts as one)."
     ]
     said.append(_dependence(record["answers_to"], num_entries))
+    pairs = [(value, name, entry) for name, row in choices.items() for entry, value in row["sensitivity"].items()]
+    strongest = [f"{name} on {entry} ({value:.2f})" for value, name, entry in sorted(pairs)[::-1] if value >= STEADY]
+    if strongest:
+        said.append(f"Most of all hang {', '.join(strongest[:NUM_NAMED])}.")
     largest_any = max(row["any"] for row in choices.values())
     if record["answers_to"] and largest_any < STEADY:
         said.append(

@@ -8,6 +8,7 @@ from rich.table import Table
 from agents.inspection.why import LEAST_CHANGE, NO_LEVEL
 from agents.progress import Reporter
 from envs.observation import LAST
+from taskrl.evaluation.detectability import DETECTABLE
 
 NUM_ENTRIES = 3
 LEAST_SHOWN = 0.001
@@ -29,8 +30,10 @@ def show_why(why: Mapping[str, Any], parts: Mapping[str, Any], reporter: Reporte
         reporter.say(f"  {line}")
     for line in tree_lines(why):
         reporter.say(line)
-    if why["description"] is None:
-        reporter.say("Description of the data: not recorded with this run.")
+    if why["description"] is None and any(entry["name"].startswith(DETECTABLE) for entry in why["entries"]):
+        reporter.say("Sets differ from run to run: their description is observed (detectable/*, statistic/*).")
+    elif why["description"] is None:
+        reporter.say("The description of the data was not recorded with this run.")
     else:
         reporter.console.print(description_table(why["description"], parts))
         told = ", ".join(f"{name} {_number(value)}" for name, value in why["description"]["statistics"].items())
