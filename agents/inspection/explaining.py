@@ -57,7 +57,7 @@ def explained(policy: SB3TaskPolicy, observed: Observed, description: Descriptio
         "num_states": len(states),
         "num_permutations": NUM_PERMUTATIONS,
         "entries": [_entry(entry, states) for entry in entries],
-        "answers_to": answered_to(sensitivity, sweeps),
+        "answers_to": {name: round(value, DIGITS) for name, value in answered_to(sensitivity, sweeps).items()},
         "choices": _choices(policy, observed, sensitivity),
         "sweeps": largest(sweeps),
         "description": None if description is None else _described(description),
@@ -148,21 +148,21 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _dependence(answers: Sequence[str], num_entries: int) -> str:
-    others = [name for name in answers if name != "progress" and not name.startswith(LAST)]
+def _dependence(answers: Mapping[str, float], num_entries: int) -> str:
+    memory = [name for name in answers if name.startswith(LAST)]
     if not answers:
         return "The policy ignores its observation: no entry, at any value from 0 to 1, changes any probability."
-    if others:
-        return (
-            f"{len(answers)} of {num_entries} entries change its choices somewhere between 0 and 1, permuted or swept."
-        )
-    memory = [name for name in answers if name != "progress"]
-    if not memory:
-        return "Its choices depend on progress alone: no other entry, at any value from 0 to 1, changes a probability."
-    clock = "progress and " if "progress" in answers else ""
+    if len(answers) > len(memory) + ("progress" in answers):
+        return f"{len(answers)} of {num_entries} entries change its choices somewhere, permuted or swept from 0 to 1."
+    found = []
+    if "progress" in answers:
+        found.append(f"progress (which changes a probability by at most {answers['progress']:.2f})")
+    if memory:
+        most = max(answers[name] for name in memory)
+        found.append(f"what it played last (last/*, at most {most:.2f})")
     return (
-        f"Its choices depend on {clock}what it played last (last/*) alone; nothing that is measured of the encoder or "
-        "the data, at any value from 0 to 1, changes any probability."
+        f"Its choices depend on {' and '.join(found)} alone; nothing else that it observes, at any value from 0 to 1, "
+        "changes any probability."
     )
 
 

@@ -141,11 +141,10 @@ def largest(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: (-row["change"], -row["change_beyond"]))[:MAX_SWEEPS]
 
 
-def answered_to(sensitivity: Mapping[str, Mapping[str, float]], sweeps: Sequence[Sweep]) -> list[str]:
-    """Entries that change any probability at all, permuted or at any value from 0 to 1."""
-    names = []
+def answered_to(sensitivity: Mapping[str, Mapping[str, float]], sweeps: Sequence[Sweep]) -> dict[str, float]:
+    """Entries that change any probability at all, permuted or at any value from 0 to 1: the most that they change."""
+    most = {}
     for sweep in sweeps:
-        moved = max(row[sweep.entry.name] for row in sensitivity.values())
-        if max(moved, *(sweep.change(choice, beyond=True) for choice in sweep.tables)) > NOTHING:
-            names.append(sweep.entry.name)
-    return names
+        permuted_ = (row[sweep.entry.name] for row in sensitivity.values())
+        most[sweep.entry.name] = max(*permuted_, *(sweep.change(choice, beyond=True) for choice in sweep.tables))
+    return {name: value for name, value in most.items() if value > NOTHING}
