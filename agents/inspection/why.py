@@ -18,7 +18,7 @@ Ask = Callable[[NDArray[np.float32]], Mapping[str, Table]]
 """Observations (N, E) -> probabilities (N, L) of each choice."""
 
 NUM_PERMUTATIONS = 20
-MAX_STATES = 200
+MAX_STATES = 100
 NUM_WITHIN, NUM_BEYOND = 5, 11
 LEAST_CHANGE = 0.01
 MAX_SWEEPS = 60
@@ -54,7 +54,7 @@ def distance(first: Table, second: Table) -> Table:
 
 
 def thinned(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most 200 of the states, evenly spread."""
+    """At most 100 of the states, evenly spread."""
     if len(states) <= MAX_STATES:
         return states
     rows = np.linspace(0, len(states) - 1, MAX_STATES).round().astype(int)
@@ -75,6 +75,10 @@ def permuted(
     found: dict[str, dict[str, float]] = {choice: {} for choice in before}
     for entry in (everything, *entries):
         columns = list(entry.columns)
+        if (states[:, columns] == states[0, columns]).all():
+            for row in found.values():
+                row[entry.name] = 0.0
+            continue
         dealt = np.tile(states, (NUM_PERMUTATIONS, 1))
         dealt[:, columns] = np.concatenate([states[order][:, columns] for order in orders])
         after = ask(dealt)

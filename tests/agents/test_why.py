@@ -153,7 +153,7 @@ def test_a_sweep_of_a_last_level_plays_each_level_alone() -> None:
     sweep = swept(ask, states, entries_of(("a", "last/x/0", "last/x/1"))[1])
     assert sweep.points == (-1.0, 0.0, 1.0) and sweep.recorded == (True, False, True)
     assert {tuple(row) for row in asked[0][:, 1:].tolist()} == {(0, 0), (1, 0), (0, 1)}
-    assert len(thinned(np.zeros((1001, 2), dtype=np.float32))) == 200
+    assert len(thinned(np.zeros((1001, 2), dtype=np.float32))) == 100
 
 
 def test_a_tree_is_scored_on_runs_that_it_was_not_fitted_to() -> None:
