@@ -21,7 +21,7 @@ from agents.inspection.why import (
     thinned,
 )
 from agents.policy import SB3TaskPolicy
-from envs.observation import LAST
+from envs.observation import LAST, ObservationBuilder
 from taskrl.errors import RunFolderError
 from taskrl.evaluation.detectability import Description
 
@@ -39,11 +39,9 @@ def explained(policy: SB3TaskPolicy, observed: Observed, description: Descriptio
     permuting everything at once changes), "sensitivity" to each entry, "tree". sweeps: the largest. description: of the
     data set, or null.
     """
-    (num_expected,) = policy.policy.observation_space.shape or (0,)
-    if len(observed.entries) != num_expected:
+    if observed.entries != ObservationBuilder(policy.space, policy.shown).names:
         raise RunFolderError(
-            f"The record of observations has {len(observed.entries)} entries, the policy observes {num_expected}; copy "
-            "observations.json and policy/ from the same run."
+            "observations.json has other entries than the policy observes; copy it and policy/ from the same run."
         )
     states = thinned(observed.states)
     entries = entries_of(observed.entries)

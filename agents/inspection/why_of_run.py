@@ -42,7 +42,7 @@ def why_of(path: Path) -> dict[str, Any]:
         raise RunFolderError(
             f"{str(path)!r} does not record what its policy observed (it has no final runs, or an earlier version made "
             f"it); play the policy again with: taskrl train --mode apply --policy {path} --config {run.config_file} "
-            "--out NEW-FOLDER, and inspect that."
+            "--eval-seeds 5 --out NEW-FOLDER, and inspect that."
         )
     config = run.config()
     shape = image_shape(run, config, result["choices"]["parts"])
@@ -50,7 +50,10 @@ def why_of(path: Path) -> dict[str, Any]:
 
 
 def plain_answer(run: RunFolder) -> str | None:
-    """What is to be said of a run that has no policy to ask; None where it has one."""
+    """What is to be said of a run that has no policy to ask; None where it has one. Raises RunFolderError when the run
+    is not finished.
+    """
+    run.result()
     if run.policy.is_dir():
         return None
     note = pretraining_file(run)

@@ -266,6 +266,7 @@ def test_what_has_no_policy_to_ask_gets_a_sentence(tmp_path: Path, played: str, 
         lambda record: {**record, "format_version": 99},
         lambda record: {**record, "final_runs": []},
         lambda record: {**record, "entries": record["entries"][:-1]},
+        lambda record: {**record, "entries": record["entries"][::-1]},
         lambda record: {"entries": 3},
         lambda record: None,
     ],
@@ -276,6 +277,14 @@ def test_a_spoilt_record_is_one_sentence(tmp_path: Path, spoil: Callable[[Any], 
     result = taskrl("inspect", run.path, "--why")
     assert result.exit_code == 2 and "observations.json" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_unfinished_run_is_told_to_be_finished(tmp_path: Path) -> None:
+    run, _ = made_up(tmp_path / "run", {})
+    run.result_file.unlink()
+    for option in ("--why", "--counterfactuals"):
+        result = taskrl("inspect", run.path, option)
+        assert result.exit_code == 2 and f"taskrl resume {run.path}" in result.stderr
 
 
 def test_why_stands_alone(tmp_path: Path) -> None:
