@@ -5,13 +5,14 @@ Every value may be missing, None or NaN; what cannot be drawn is left out.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from taskrl.report_figures import MAX_COLUMNS, MISSING, Cell, listed, mapping, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEAST_SHOWN = 0.001
 MAX_ROWS = 60
@@ -61,8 +62,11 @@ def why_view(why: object) -> WhyView | None:
     return WhyView(sentences=sentences, entries=columns, rows=rows, largest=max(most.values(), default=0.0))
 
 
-def why_figure(why: object) -> Figure | None:
+def why_figure(why: object) -> "Figure | None":
     """The heat map of `why_view` for print: a matplotlib figure (canvas Agg), or None."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second, which a page does not need
+    from matplotlib.figure import Figure
+
     view = why_view(why)
     if view is None:
         return None
