@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from agents.galleries import view_galleries
+from agents.inspection.observed import observed_in
+from agents.inspection.why_of_run import why_of_finals
 from agents.keeping import kept_folders
 from agents.logbook import log_record, mean_shares
 from agents.progress import Reporter
@@ -31,19 +33,29 @@ RESULT_VERSION = 1
 
 @dataclass(frozen=True)
 class StoredFinal:
-    """A finished encoder as it is kept in checkpoints/finals: its row, and its episode decision by decision."""
+    """A finished encoder as it is kept in checkpoints/finals: its row, and its episode decision by decision.
+
+    observations: what the learned policy observed at each decision; entries: their names. Both are empty for other
+    generators, and in files of earlier versions.
+    """
 
     row: dict[str, Any]
     specs: list[str]
     qualities: list[float]
     choices: list[dict[str, list[float]]]
+    observations: list[list[float]] = field(default_factory=list)
+    entries: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(row: dict[str, Any], trace: Trace | None) -> "StoredFinal":
         if trace is None:
             return StoredFinal(row, [], [], [])
         choices = [{name: probabilities.tolist() for name, probabilities in table.items()} for table in trace.choices]
-        return StoredFinal(row, list(trace.specs), list(trace.qualities), choices)
+        stored = StoredFinal(row, list(trace.specs), list(trace.qualities), choices)
+        if row["generator"] != LEARNED:
+            return stored
+        observations = [[round(float(value), 6) for value in observation] for observation in trace.observations]
+        return replace(stored, observations=observations, entries=list(trace.entries))
 
     def write(self, path: Path) -> None:
         write_result(path, vars(self))
@@ -86,6 +98,9 @@ def finish(
             tracker.log_metrics(numbers, step=0, kind=kind)
     learned = [final for final in finals if final.row["generator"] == LEARNED]
     shown = learned or [final for final in finals if final.specs][:1]
+    observed = observed_in([(row.row["train_seed"], row.observations, row.entries, row.specs) for row in learned])
+    if observed:
+        observed.write(run.observations)
     result = {
         "format_version": RESULT_VERSION,
         "data": assembled.data_name,
@@ -99,6 +114,7 @@ def finish(
         "noise": noise,
         "validity": validity,
         "choices": _choices(assembled, shown),
+        "why": why_of_finals(run, assembled, observed),
         "curves": _curves(finals),
         "schedule": _schedule(shown),
         "shares": mean_shares([final.specs for final in shown]),

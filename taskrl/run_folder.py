@@ -36,6 +36,10 @@ class RunFolder:
         return self.path / "policy"
 
     @property
+    def observations(self) -> Path:
+        return self.path / "observations.json"
+
+    @property
     def encoder(self) -> Path:
         return self.path / "encoder"
 

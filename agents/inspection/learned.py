@@ -58,7 +58,7 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
     run = RunFolder.open(path)
     result, config = run.result(), run.config()
     parts = result.get("choices", {}).get("parts", {})
-    shape = _image_shape(run, config, parts)
+    shape = image_shape(run, config, parts)
     space = task_space(config, shape, "multidiscrete")
     card: dict[str, Any] = {"run": run.path.name, "data": result["data"], "image_shape": list(shape)}
     if is_comparison(path):
@@ -189,7 +189,7 @@ def _chosen_specs(run: RunFolder, result: Mapping[str, Any]) -> list[TaskSpec]:
     return specs
 
 
-def _image_shape(run: RunFolder, config: ExperimentConfig, parts: Mapping[str, Any]) -> tuple[int, int, int]:
+def image_shape(run: RunFolder, config: ExperimentConfig, parts: Mapping[str, Any]) -> tuple[int, int, int]:
     """(C, H, W) of the images, as the run's encoder takes them."""
     file = run.encoder / CONFIG
     if file.is_file():

@@ -38,6 +38,7 @@ FLOORS = (
         "taskrl.report_images",
         "taskrl.report_tables",
         "taskrl.report_trust",
+        "taskrl.report_why",
         "taskrl.run_folder",
         "taskrl.transfer",
     ),
@@ -58,6 +59,7 @@ ROOMS = {
     "taskrl.report_images": "taskrl.report",
     "taskrl.report_tables": "taskrl.report",
     "taskrl.report_trust": "taskrl.report",
+    "taskrl.report_why": "taskrl.report",
 }
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
