@@ -19,6 +19,7 @@ from taskrl.report_figures import amount, brief, listed, mapping, number, record
 from taskrl.report_images import Gallery
 from taskrl.report_tables import LEARNED, RUN_COLUMNS, pixel_floor, result_table, run_rows, text_of
 from taskrl.report_trust import goodhart_findings, trust_view
+from taskrl.report_why import why_view
 
 MAX_GALLERY_BYTES = 6_000_000
 MAX_CONFIG_CHARACTERS = 200_000
@@ -66,6 +67,7 @@ def context(
         "search_cost": search_cost(mapping(result.get("search"))),
         "finals": finals_view(result, order, first=0 if longest > len(records(result.get("schedule"))) > 0 else 1),
         "choices": choices_view(result),
+        "why": why_view(result.get("why")),
         **_gallery_context(galleries),
         "trust": trust_view(result),
         "spent": spent_view(result),

@@ -40,6 +40,17 @@ class WhyView:
     rows: tuple[WhyRow, ...]
     largest: float
 
+    @property
+    def moved(self) -> list[WhyRow]:
+        """Rows of choices that any entry changes."""
+        return [row for row in self.rows if any((cell.probability or 0.0) >= LEAST_SHOWN for cell in row.cells)]
+
+    @property
+    def still(self) -> list[str]:
+        """The other choices."""
+        moved = {row.choice for row in self.moved}
+        return [row.choice for row in self.rows if row.choice not in moved]
+
 
 def why_view(why: object) -> WhyView | None:
     """Numbers are mean total variation distances, 0 to 1. None where there is nothing to show."""
