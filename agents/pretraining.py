@@ -10,7 +10,7 @@ from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
-from agents.session import data_notes, decision_metrics
+from agents.session import data_notes, decision_metrics, pretraining_file
 from taskrl.assemble import assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
@@ -75,11 +75,6 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     finally:
         tracker.close(status)
     return run
-
-
-def pretraining_file(run: RunFolder) -> Path:
-    """What marks a run as a pretraining, which cannot be resumed."""
-    return run.checkpoints / "pretraining.json"
 
 
 def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalConfig) -> str:

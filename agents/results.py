@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from agents.galleries import view_galleries
-from agents.inspection.explaining import why_of_finals
 from agents.inspection.observed import observed_in
+from agents.inspection.why_of_run import why_of_finals
 from agents.keeping import kept_folders
 from agents.progress import Reporter
 from agents.rollout import Trace

@@ -42,6 +42,11 @@ def preparation_file(run: RunFolder) -> Path:
     return run.checkpoints / "preparation.json"
 
 
+def pretraining_file(run: RunFolder) -> Path:
+    """What marks a run as a pretraining, which cannot be resumed."""
+    return run.checkpoints / "pretraining.json"
+
+
 def preparation_of(run: RunFolder) -> Preparation:
     """What was measured when the run began; nothing for a run of an earlier version."""
     file = preparation_file(run)

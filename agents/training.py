@@ -20,11 +20,19 @@ from agents.keeping import copy_kept, kept_folders, stop_notes
 from agents.online import ONLINE
 from agents.policy_search import PRIOR, search
 from agents.preparation import NOTHING, prepare, settle
-from agents.pretraining import find_policy, pretraining_file
+from agents.pretraining import find_policy
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.schedule import SCHEDULE
-from agents.session import Session, data_notes, decision_metrics, open_session, preparation_file, preparation_of
+from agents.session import (
+    Session,
+    data_notes,
+    decision_metrics,
+    open_session,
+    preparation_file,
+    preparation_of,
+    pretraining_file,
+)
 from agents.summary import LEARNED
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig

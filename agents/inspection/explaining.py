@@ -2,14 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agents.catalogue import AGENTS
-from agents.compare.folder import is_comparison
-from agents.inspection.learned import image_shape
 from agents.inspection.observed import Observed
 from agents.inspection.trees import distilled
 from agents.inspection.why import (
@@ -23,65 +20,15 @@ from agents.inspection.why import (
     swept,
     thinned,
 )
-from agents.policy import SB3TaskPolicy, load_policy
-from envs.observation import LAST
-from taskrl.assemble import Assembled, task_space
-from taskrl.config import ExperimentConfig
+from agents.policy import SB3TaskPolicy
+from envs.observation import LAST, ObservationBuilder
 from taskrl.errors import RunFolderError
 from taskrl.evaluation.detectability import Description
-from taskrl.run_folder import RunFolder
 
 WHY_VERSION = 1
 STEADY = 0.01
 NUM_NAMED = 3
 EVERYTHING = ""
-
-
-def why_of(path: Path) -> dict[str, Any]:
-    """`explained` of a finished run: as it was stored, or else measured now.
-
-    Raises RunFolderError, a sentence that says what to do, where there is no learned policy or no record of what it
-    observed.
-    """
-    run = RunFolder.open(path)
-    result = run.result()
-    if is_comparison(path):
-        raise RunFolderError(
-            f"{str(path)!r} is a comparison, which keeps no record of what its policies observed; learn one with: "
-            f"taskrl train --config {run.config_file} --out NEW-FOLDER, and inspect that."
-        )
-    if result.get("why"):
-        return dict(result["why"])
-    if not run.policy.is_dir():
-        raise RunFolderError(
-            f"{str(path)!r} holds no learned policy: what it played is random, a fixed recipe or schedule, or learned "
-            "within each final run, and answers to no observation that could be varied; name a run of taskrl train."
-        )
-    if not run.observations.is_file():
-        raise RunFolderError(
-            f"{str(path)!r} does not record what its policy observed (it has no final runs, or an earlier version made "
-            f"it); play the policy again with: taskrl train --mode apply --policy {path} --config {run.config_file} "
-            "--out NEW-FOLDER, and inspect that."
-        )
-    config = run.config()
-    shape = image_shape(run, config, result["choices"]["parts"])
-    return explained(policy_in(run.policy, config, shape), Observed.read(run.observations), None)
-
-
-def why_of_finals(run: RunFolder, assembled: Assembled, observed: Observed | None) -> dict[str, Any] | None:
-    """What a run keeps of it when it ends; None without a learned policy and final runs of it.
-
-    The description of the data set is found out for this, where it is one set.
-    """
-    if observed is None or not run.policy.is_dir():
-        return None
-    policy = policy_in(run.policy, assembled.config, assembled.splits.pretraining.inputs.sample_shape)
-    return explained(policy, observed, assembled.problem.describe() if assembled.draw is None else None)
-
-
-def policy_in(folder: Path, config: ExperimentConfig, shape: Sequence[int]) -> SB3TaskPolicy:
-    """A run's policy, for images (C, H, W) of `shape`."""
-    return load_policy(folder, lambda codec: task_space(config, tuple(shape), codec), seed=0)
 
 
 def explained(policy: SB3TaskPolicy, observed: Observed, description: Description | None) -> dict[str, Any]:
@@ -92,11 +39,9 @@ def explained(policy: SB3TaskPolicy, observed: Observed, description: Descriptio
     permuting everything at once changes), "sensitivity" to each entry, "tree". sweeps: the largest. description: of the
     data set, or null.
     """
-    (num_expected,) = policy.policy.observation_space.shape or (0,)
-    if len(observed.entries) != num_expected:
+    if observed.entries != ObservationBuilder(policy.space, policy.shown).names:
         raise RunFolderError(
-            f"The record of observations has {len(observed.entries)} entries, the policy observes {num_expected}; copy "
-            "observations.json and policy/ from the same run."
+            "observations.json has other entries than the policy observes; copy it and policy/ from the same run."
         )
     states = thinned(observed.states)
     entries = entries_of(observed.entries)
@@ -110,7 +55,7 @@ def explained(policy: SB3TaskPolicy, observed: Observed, description: Descriptio
         "num_states": len(states),
         "num_permutations": NUM_PERMUTATIONS,
         "entries": [_entry(entry, states) for entry in entries],
-        "answers_to": answered_to(sensitivity, sweeps),
+        "answers_to": {name: round(value, DIGITS) for name, value in answered_to(sensitivity, sweeps).items()},
         "choices": _choices(policy, observed, sensitivity),
         "sweeps": largest(sweeps),
         "description": None if description is None else _described(description),
@@ -174,6 +119,10 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
         "observed (what each choice was last counts as one)."
     ]
     said.append(_dependence(record["answers_to"], num_entries))
+    pairs = [(value, name, entry) for name, row in choices.items() for entry, value in row["sensitivity"].items()]
+    strongest = [f"{name} on {entry} ({value:.2f})" for value, name, entry in sorted(pairs)[::-1] if value >= STEADY]
+    if strongest:
+        said.append(f"Most of all hang {', '.join(strongest[:NUM_NAMED])}.")
     largest_any = max(row["any"] for row in choices.values())
     if record["answers_to"] and largest_any < STEADY:
         said.append(
@@ -197,22 +146,26 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _dependence(answers: Sequence[str], num_entries: int) -> str:
-    others = [name for name in answers if name != "progress" and not name.startswith(LAST)]
+def _dependence(answers: Mapping[str, float], num_entries: int) -> str:
+    memory = [name for name in answers if name.startswith(LAST)]
     if not answers:
         return "The policy ignores its observation: no entry, at any value from 0 to 1, changes any probability."
-    if others:
-        return (
-            f"{len(answers)} of {num_entries} entries change its choices somewhere between 0 and 1, permuted or swept."
-        )
-    memory = [name for name in answers if name != "progress"]
-    if not memory:
-        return "Its choices depend on progress alone: no other entry, at any value from 0 to 1, changes a probability."
-    clock = "progress and " if "progress" in answers else ""
+    if len(answers) > len(memory) + ("progress" in answers):
+        return f"{len(answers)} of {num_entries} entries change its choices somewhere, permuted or swept from 0 to 1."
+    found = []
+    if "progress" in answers:
+        found.append(f"progress (which changes a probability by {_bound(answers['progress'])})")
+    if memory:
+        most = max(answers[name] for name in memory)
+        found.append(f"what it played last (last/*, {_bound(most)})")
     return (
-        f"Its choices depend on {clock}what it played last (last/*) alone; nothing that is measured of the encoder or "
-        "the data, at any value from 0 to 1, changes any probability."
+        f"Its choices depend on {' and '.join(found)} alone; nothing else that it observes, at any value from 0 to 1, "
+        "changes any probability."
     )
+
+
+def _bound(value: float) -> str:
+    return f"at most {value:.2f}" if value >= STEADY else f"less than {STEADY}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ Ask = Callable[[NDArray[np.float32]], Mapping[str, Table]]
 """Observations (N, E) -> probabilities (N, L) of each choice."""
 
 NUM_PERMUTATIONS = 20
-MAX_STATES = 200
+MAX_STATES = 100
 NUM_WITHIN, NUM_BEYOND = 5, 11
 LEAST_CHANGE = 0.01
 MAX_SWEEPS = 60
@@ -54,7 +54,7 @@ def distance(first: Table, second: Table) -> Table:
 
 
 def thinned(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most 200 of the states, evenly spread."""
+    """At most 100 of the states, evenly spread."""
     if len(states) <= MAX_STATES:
         return states
     rows = np.linspace(0, len(states) - 1, MAX_STATES).round().astype(int)
@@ -75,6 +75,10 @@ def permuted(
     found: dict[str, dict[str, float]] = {choice: {} for choice in before}
     for entry in (everything, *entries):
         columns = list(entry.columns)
+        if (states[:, columns] == states[0, columns]).all():
+            for row in found.values():
+                row[entry.name] = 0.0
+            continue
         dealt = np.tile(states, (NUM_PERMUTATIONS, 1))
         dealt[:, columns] = np.concatenate([states[order][:, columns] for order in orders])
         after = ask(dealt)
@@ -141,11 +145,10 @@ def largest(sweeps: Sequence[Sweep]) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda row: (-row["change"], -row["change_beyond"]))[:MAX_SWEEPS]
 
 
-def answered_to(sensitivity: Mapping[str, Mapping[str, float]], sweeps: Sequence[Sweep]) -> list[str]:
-    """Entries that change any probability at all, permuted or at any value from 0 to 1."""
-    names = []
+def answered_to(sensitivity: Mapping[str, Mapping[str, float]], sweeps: Sequence[Sweep]) -> dict[str, float]:
+    """Entries that change any probability at all, permuted or at any value from 0 to 1: the most that they change."""
+    most = {}
     for sweep in sweeps:
-        moved = max(row[sweep.entry.name] for row in sensitivity.values())
-        if max(moved, *(sweep.change(choice, beyond=True) for choice in sweep.tables)) > NOTHING:
-            names.append(sweep.entry.name)
-    return names
+        permuted_ = (row[sweep.entry.name] for row in sensitivity.values())
+        most[sweep.entry.name] = max(*permuted_, *(sweep.change(choice, beyond=True) for choice in sweep.tables))
+    return {name: value for name, value in most.items() if value > NOTHING}

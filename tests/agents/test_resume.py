@@ -14,7 +14,7 @@ import pytest
 
 import agents.policy_search
 import agents.training
-from agents.pretraining import pretraining_file
+from agents.session import pretraining_file
 from agents.training import resume, train
 from taskrl import mlflow_store
 from taskrl.errors import RunFolderError

@@ -33,6 +33,7 @@ FLOORS = (
         "taskrl.report",
         "taskrl.report_figures",
         "taskrl.report_tables",
+        "taskrl.report_why",
         "taskrl.run_folder",
         "taskrl.transfer",
     ),
@@ -48,6 +49,7 @@ ROOMS = {
     "taskrl.mlflow_model": "taskrl.export",
     "taskrl.report_figures": "taskrl.report",
     "taskrl.report_tables": "taskrl.report",
+    "taskrl.report_why": "taskrl.report",
 }
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
