@@ -154,14 +154,18 @@ def _dependence(answers: Mapping[str, float], num_entries: int) -> str:
         return f"{len(answers)} of {num_entries} entries change its choices somewhere, permuted or swept from 0 to 1."
     found = []
     if "progress" in answers:
-        found.append(f"progress (which changes a probability by at most {answers['progress']:.2f})")
+        found.append(f"progress (which changes a probability by {_bound(answers['progress'])})")
     if memory:
         most = max(answers[name] for name in memory)
-        found.append(f"what it played last (last/*, at most {most:.2f})")
+        found.append(f"what it played last (last/*, {_bound(most)})")
     return (
         f"Its choices depend on {' and '.join(found)} alone; nothing else that it observes, at any value from 0 to 1, "
         "changes any probability."
     )
+
+
+def _bound(value: float) -> str:
+    return f"at most {value:.2f}" if value >= STEADY else f"less than {STEADY}"
 
 
 def _listed(names: Sequence[str]) -> str:
