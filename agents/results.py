@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.figures import draw_figures
 from agents.galleries import view_galleries
 from agents.keeping import kept_folders
 from agents.progress import Reporter
@@ -22,6 +23,7 @@ from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.report import render_report
 from taskrl.run_folder import RunFolder, write_result
+from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker
 
@@ -97,18 +99,23 @@ def finish(
         "search": None if search is None else {**search, "episodes": episodes},
         "noise": noise,
         "validity": validity,
-        "choices": _choices(assembled, shown),
-        "curves": _curves(finals),
-        "schedule": _schedule(shown),
+        "choices": choices(assembled.problem.task_space, shown),
+        "curves": curves(finals),
+        "schedule": schedule(shown),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
     }
-    galleries = view_galleries(assembled, _usual_specs(shown))
+    galleries = view_galleries(assembled, usual_specs(shown))
     write_atomically(run.report, render_report(result, galleries))
     write_result(run.result_file, result)
     for path in (run.result_file, run.report):
         tracker.log_artifact(path)
+    if config.tracking.uri.lower() != "none":
+        draw_figures(result, run.figures)
+        for number, gallery in enumerate(galleries, start=1):
+            (run.figures / f"views-{number}.png").write_bytes(gallery.png)
+        tracker.log_artifact(run.figures)
     show(run, result, reporter)
 
 
@@ -153,14 +160,14 @@ def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     return [episodes[index] for index in sorted(episodes)]
 
 
-def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, Any]:
+def choices(space: TaskSpace, finals: Sequence[StoredFinal]) -> dict[str, Any]:
     """Mean probabilities over the finals that came so far, for each part of the action and each decision."""
     num = max((len(final.choices) for final in finals), default=0)
     if not num:
         return {"progress": [], "parts": {}}
     columns = [[final.choices[index] for final in finals if index < len(final.choices)] for index in range(num)]
     parts = {}
-    for part in assembled.problem.task_space.parts:
+    for part in space.parts:
         table = np.array([np.mean([row[part.name] for row in column], axis=0) for column in columns])
         parts[part.name] = {
             "levels": list(part.levels),
@@ -171,15 +178,16 @@ def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, A
     return {"progress": [round(index / planned, 4) for index in range(num)], "parts": parts}
 
 
-def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
-    curves: dict[str, list[list[float]]] = {}
+def curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
+    """Quality after every decision: a line for every seed of a generator."""
+    found: dict[str, list[list[float]]] = {}
     for final in finals:
         if final.qualities and final.row["quality"] is not None:
-            curves.setdefault(str(final.row["generator"]), []).append(final.qualities)
-    return curves
+            found.setdefault(str(final.row["generator"]), []).append(final.qualities)
+    return found
 
 
-def _usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
+def usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
     """The task that was trained most often at each decision (the first seed's on a tie), of those that came so far."""
     columns = zip_longest(*(final.specs for final in finals))
     return [Counter(spec for spec in column if spec is not None).most_common(1)[0][0] for column in columns]
@@ -190,9 +198,10 @@ def _planned(finals: Sequence[StoredFinal]) -> int:
     return max((int(final.row.get("planned_decisions", final.row["num_decisions"])) for final in finals), default=0)
 
 
-def _schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+def schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+    """The task that was trained most often at each decision, in words."""
     planned = _planned(finals)
-    specs = _usual_specs(finals)
+    specs = usual_specs(finals)
     return [
         {"progress": round(index / planned, 4), "task": TaskSpec.from_json(spec).describe()}
         for index, spec in enumerate(specs)
