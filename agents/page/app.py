@@ -84,6 +84,13 @@ def page_app(shelf: Shelf, hosts: Sequence[str] = LOCAL_NAMES) -> FastAPI:
     def misread(request: Request, error: RequestValidationError) -> Response:
         return _page(request, "error.html.j2", {"sentence": "There is no such page."}, status=404)
 
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> Response:  # it is also printed where the server runs
+        sentence = f"This page could not be made ({type(error).__name__}); the terminal of taskrl ui says why."
+        response = _page(request, "error.html.j2", {"sentence": sentence}, status=500)
+        response.headers.update(HEADERS)
+        return response
+
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     return app
 

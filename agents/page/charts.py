@@ -53,7 +53,8 @@ def plot(
     smoothed = {}
     for name, points in drawn.items():
         means = running_mean([value for _, value in points], window)
-        smoothed[name] = [(points[index][0], means[index]) for index in thin(len(points), MAX_LINE_POINTS)]
+        # a mean's last digits are noise, which an axis of equal values would show
+        smoothed[name] = [(points[i][0], float(f"{means[i]:.6g}")) for i in thin(len(points), MAX_LINE_POINTS)]
     places = list(series if own_colours else smoothed)
     colours = {name: f"c{places.index(name) % MOST_LINES}" for name in smoothed}
     everything = [point for points in smoothed.values() for point in points]

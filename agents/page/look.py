@@ -32,6 +32,7 @@ from taskrl.tracking import METRICS_NAME
 SEARCHING, FINALS, PRETRAINING = "Search", "Final encoders", "Pretraining"
 EMPTY, TRAINING, STOPPED, DONE = "empty", "running", "stopped", "finished"
 SILENT_AFTER_S = 120.0
+CLOCKS_DIFFER_S = 2.0  # of a file system and the machine
 MOST_FINALS = 5000
 T = TypeVar("T")
 
@@ -172,10 +173,9 @@ class Watch:
             return TRAINING
         if not self._metrics.last_time and plan is None and not _num_cells(self.found):
             return EMPTY
-        ended = plan.ended if plan else 0.0
         newest = max(self._metrics.last_time, *_touched(self.found.path / METRICS_NAME, self.found.path / "cells"))
-        silent = time.time() - newest > SILENT_AFTER_S
-        return STOPPED if silent or ended >= self._metrics.last_time > 0 else TRAINING
+        ended = plan is not None and plan.ended + CLOCKS_DIFFER_S > newest
+        return STOPPED if ended or time.time() - newest > SILENT_AFTER_S else TRAINING
 
     def _stages(self, plan: Sitting | None, config: ExperimentConfig | None, num_finals: int) -> tuple[Stage, ...]:
         done = self._result.value is not None

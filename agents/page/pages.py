@@ -71,6 +71,7 @@ def run_view(look: Look) -> dict[str, Any]:
         "path": str(look.found.path),
         "headline": headline(look),
         "say": _said(look),
+        "percent": _percent(look),
         "facts_now": _facts(look),
         "now_steps": _steps(look.now, parts),
         "now_views": example_views(look.found.folder, "now", look.now) if look.now else None,
@@ -159,6 +160,12 @@ def commands(look: Look) -> list[tuple[str, str]]:
 def _amount_done(stage: Stage) -> str:
     plural = "" if (stage.done if stage.total is None else stage.total) == 1 else "s"
     return f"{stage.done:,}{'' if stage.total is None else f' of {stage.total:,}'} {stage.unit}{plural}"
+
+
+def _percent(look: Look) -> int | None:
+    """For the title of a tab."""
+    stage = stage_of(look)
+    return int(stage.percent) if look.state == TRAINING and stage and stage.percent is not None else None
 
 
 def _said(look: Look) -> str:
