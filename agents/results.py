@@ -13,6 +13,7 @@ import numpy as np
 from agents.figures import draw_figures
 from agents.galleries import view_galleries
 from agents.keeping import kept_folders
+from agents.logbook import log_record, mean_shares
 from agents.progress import Reporter
 from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
@@ -25,7 +26,7 @@ from taskrl.report import render_report
 from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
-from taskrl.tracking import Tracker
+from taskrl.tracking import METRICS_NAME, Tracker
 
 RESULT_VERSION = 1
 
@@ -66,7 +67,7 @@ def finish(
     finals: Sequence[StoredFinal],
     *,
     pixels: Mapping[str, float] | None,
-    search: Mapping[str, float] | None,
+    search: Mapping[str, Any] | None,
     noise: Mapping[str, Any] | None = None,
     reporter: Reporter,
     tracker: Tracker,
@@ -102,19 +103,27 @@ def finish(
         "choices": choices(assembled.problem.task_space, shown),
         "curves": curves(finals),
         "schedule": schedule(shown),
+        "shares": mean_shares([final.specs for final in shown]),
+        "log": log_record(
+            run.path / METRICS_NAME,
+            decisions=config.episode.decisions,
+            group_size=config.agent.group_size,
+            searched=search is not None,
+        ),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
     }
-    galleries = view_galleries(assembled, usual_specs(shown))
-    write_atomically(run.report, render_report(result, galleries))
+    galleries = view_galleries(assembled, [final.specs for final in shown], _named(shown))
+    write_atomically(run.report, render_report(result, galleries, name=run.path.name, test_reads=run.test_reads_made()))
     write_result(run.result_file, result)
     for path in (run.result_file, run.report):
         tracker.log_artifact(path)
     if config.tracking.uri.lower() != "none":
         draw_figures(result, run.figures)
-        for number, gallery in enumerate(galleries, start=1):
-            (run.figures / f"views-{number}.png").write_bytes(gallery.png)
+        for index, gallery in enumerate(galleries, start=1):
+            for row, strip in enumerate(gallery.strips):
+                (run.figures / f"views-{index}-{row}.{strip.media_type.partition('/')[2]}").write_bytes(strip.image)
         tracker.log_artifact(run.figures)
     show(run, result, reporter)
 
@@ -154,8 +163,7 @@ def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     episodes: dict[int, dict[str, Any]] = {}
     with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:
         for line in file:
-            entry = json.loads(line)
-            if entry["kind"] == "episode":
+            if '"episode"' in line and (entry := json.loads(line))["kind"] == "episode":
                 episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
     return [episodes[index] for index in sorted(episodes)]
 
@@ -187,7 +195,12 @@ def curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
     return found
 
 
-def usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
+def _named(finals: Sequence[StoredFinal]) -> str:
+    """How the report calls the generator of `finals`."""
+    return str(finals[0].row["generator"]) if finals else ""
+
+
+def _usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
     """The task that was trained most often at each decision (the first seed's on a tie), of those that came so far."""
     columns = zip_longest(*(final.specs for final in finals))
     return [Counter(spec for spec in column if spec is not None).most_common(1)[0][0] for column in columns]
@@ -201,7 +214,7 @@ def _planned(finals: Sequence[StoredFinal]) -> int:
 def schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
     """The task that was trained most often at each decision, in words."""
     planned = _planned(finals)
-    specs = usual_specs(finals)
+    specs = _usual_specs(finals)
     return [
         {"progress": round(index / planned, 4), "task": TaskSpec.from_json(spec).describe()}
         for index, spec in enumerate(specs)

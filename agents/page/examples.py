@@ -1,7 +1,6 @@
-"""Real images of a run under the views of a task, drawn from the few that the run keeps for onlookers."""
+"""Real images of a run under its tasks, drawn from the few that the run keeps for onlookers."""
 
-import base64
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,17 +9,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from agents.galleries import Drawing, galleries_of, task_gallery
 from agents.sitting import KEY, NUM_EXAMPLES, examples_file
-from taskrl.modalities.image.views import make_view, view_knobs
-from taskrl.report import image_grid
+from taskrl.errors import TaskrlError
+from taskrl.modalities.image.objectives.catalogue import image_objectives
+from taskrl.report_images import Gallery
 from taskrl.run_folder import RunFolder
-from taskrl.seeding import torch_generator
+from taskrl.tasks.build import build_mixture
+from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
 LARGEST_FILE = 64_000_000
 LARGEST_SIDE = 1024
-NUM_VIEWS = 3
-TILE_PX = 64
 
 
 def sample_shape(folder: RunFolder) -> tuple[int, int, int] | None:
@@ -29,27 +29,40 @@ def sample_shape(folder: RunFolder) -> tuple[int, int, int] | None:
     return None if images is None else (images.shape[1], images.shape[2], images.shape[3])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """Images of a run in the top row, and views of each below. png: base64."""
-
-    title: str
-    task: str
-    png: str
+def example_views(folder: RunFolder, space: TaskSpace, spec: TaskSpec) -> Gallery | None:
+    """What the task makes of the images; None where the run keeps none, or where they cannot be drawn."""
+    known = _known(spec, space)
+    return _one(examples_file(folder), _stamp(examples_file(folder)), space.reference, known) if known else None
 
 
-def example_views(folder: RunFolder, title: str, spec: TaskSpec) -> Views | None:
-    """At the strengths of the task; None where the run keeps no images."""
+def final_views(folder: RunFolder, space: TaskSpace, played: Sequence[Sequence[str]], who: str) -> tuple[Gallery, ...]:
+    """As in the report: the reference recipe, and what was played (JSON specs of each final run)."""
+    specs = []
+    try:
+        for run in played:
+            found = [_known(TaskSpec.from_json(text), space) for text in run]
+            specs.append(tuple(spec.to_json() for spec in found if spec))
+    except (AttributeError, KeyError, TypeError, ValueError):  # a record may hold anything
+        specs = []
     file = examples_file(folder)
-    stamp = _stamp(file)
-    png = _drawn(file, stamp, spec.levels) if stamp else None
-    return None if png is None else Views(title=title, task=spec.describe(), png=png)
+    return _all(file, _stamp(file), space.reference, tuple(specs), who)
+
+
+def _known(spec: TaskSpec, space: TaskSpace) -> TaskSpec | None:
+    """The spec with what this run can play, strengths within their ranges; None where nothing is left."""
+    ranges = {knob.name: (min(knob.levels), max(knob.levels)) for knob in space.knobs}
+    mixture = tuple((name, share) for name, share in spec.mixture if name in space.objectives and share > 0)
+    levels = tuple((name, _within(value, ranges[name])) for name, value in spec.levels if name in ranges)
+    return TaskSpec(mixture=mixture, levels=levels) if mixture else None
+
+
+def _within(value: float, ends: tuple[float, float]) -> float:
+    return min(max(value, ends[0]), ends[1])
 
 
 def _images(folder: RunFolder) -> Tensor | None:
     file = examples_file(folder)
-    stamp = _stamp(file)
-    return _loaded(file, stamp) if stamp else None
+    return _loaded(file, _stamp(file))
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
@@ -61,8 +74,10 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=16)
-def _loaded(file: Path, stamp: tuple[int, int]) -> Tensor | None:
-    """uint8 (N, C, H, W); None where the file holds something else."""
+def _loaded(file: Path, stamp: tuple[int, int] | None) -> Tensor | None:
+    """uint8 (N, C, H, W); None where there is no file or it holds something else."""
+    if stamp is None:
+        return None
     try:
         images = load_file(file).get(KEY)
     except (SafetensorError, OSError):
@@ -73,16 +88,33 @@ def _loaded(file: Path, stamp: tuple[int, int]) -> Tensor | None:
     return images[:NUM_EXAMPLES] if fits else None
 
 
-@lru_cache(maxsize=256)
-def _drawn(file: Path, stamp: tuple[int, int], levels: tuple[tuple[str, float], ...]) -> str | None:
+def _drawing(file: Path, stamp: tuple[int, int] | None, reference: TaskSpec) -> Drawing | None:
     images = _loaded(file, stamp)
     if images is None:
         return None
-    strongest = {knob.name: max(knob.levels) for knob in view_knobs(images.shape[1], images.shape[2])}
-    # a record may hold anything: strengths are kept within what the views know
-    known = {name: min(max(value, 0.0), strongest[name]) for name, value in levels if name in strongest}
-    known["crop"] = max(known.get("crop", 1.0), 0.05)
-    rng = torch_generator(0, "gallery")
-    rows = [images.float() / 255, *(make_view(images, rng, known) for _ in range(NUM_VIEWS))]
-    scale = max(1, TILE_PX // images.shape[3])
-    return base64.b64encode(image_grid(list(torch.cat(rows)), columns=len(images), scale=scale)).decode()
+    shape = tuple(images.shape[1:])
+    return Drawing(images, lambda spec: build_mixture(spec, image_objectives(), shape), reference, seed=0)
+
+
+@lru_cache(maxsize=256)
+def _one(file: Path, stamp: tuple[int, int] | None, reference: TaskSpec, spec: TaskSpec) -> Gallery | None:
+    drawing = _drawing(file, stamp, reference)
+    try:
+        return task_gallery(drawing, spec, "now") if drawing else None
+    except (TaskrlError, ValueError, RuntimeError):  # images of a size that an objective refuses
+        return None
+
+
+@lru_cache(maxsize=32)
+def _all(
+    file: Path,
+    stamp: tuple[int, int] | None,
+    reference: TaskSpec,
+    played: tuple[tuple[str, ...], ...],
+    who: str,
+) -> tuple[Gallery, ...]:
+    drawing = _drawing(file, stamp, reference)
+    try:
+        return tuple(galleries_of(drawing, played, who)) if drawing else ()
+    except (TaskrlError, ValueError, RuntimeError):
+        return ()

@@ -1,21 +1,23 @@
 """A look at a run -> what the templates of the page read, beside what those of the report read."""
 
+import base64
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agents.compare.outcome import sentences_of
 from agents.page.charts import Plot, plot, search_plots, tried
-from agents.page.examples import Views, example_views
+from agents.page.examples import example_views, final_views
 from agents.page.look import DONE, EMPTY, FINALS, PRETRAINING, SEARCHING, STOPPED, TRAINING, Look, Stage
-from agents.results import usual_specs
 from agents.summary import LEARNED, flops_text, interval_text
 from taskrl.mlflow_store import DATABASE_NAME
 from taskrl.report import context
+from taskrl.report_choices import Step, task_steps
 from taskrl.report_figures import amount, duration, mapping, number, records
-from taskrl.report_tables import Step, task_steps, text_of
+from taskrl.report_images import Gallery
+from taskrl.report_tables import text_of
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
@@ -66,16 +68,15 @@ def run_view(look: Look) -> dict[str, Any]:
     choices = look.result.get("choices")
     parts = mapping(mapping(choices).get("parts")) or _parts(look.space)
     views = {
-        **context(look.result, []),
+        **context(look.result, _views(look) if done else [], name=look.found.name, test_reads=_reads(look)),
         "look": look,
         "path": str(look.found.path),
-        "headline": headline(look),
+        "title": headline(look),
         "say": _said(look),
         "percent": _percent(look),
         "facts_now": _facts(look),
         "now_steps": _steps(look.now, parts),
-        "now_views": example_views(look.found.folder, "now", look.now) if look.now else None,
-        "views": _views(look) if done else [],
+        "now_views": _now_views(look),
         "plots": search_plots(look.metrics),
         "tried": tried(look.metrics, look.space),
         "quality": None if any(stage.title == SEARCHING for stage in look.stages) else _quality(look),
@@ -98,11 +99,11 @@ def comparison_view(look: Look) -> dict[str, Any]:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             problems.append(f"result.json is not as taskrl compare writes it ({type(error).__name__}: {error}).")
     return {
-        **context(look.result if look.state == DONE else {}, []),
+        **context(look.result if look.state == DONE else {}, [], name=look.found.name),
         "look": look,
         "path": str(look.found.path),
         "data": look.data,
-        "headline": headline(look),
+        "title": headline(look),
         "say": _said(look),
         "facts_now": _facts(look),
         "problems": problems,
@@ -218,20 +219,27 @@ def _steps(spec: TaskSpec | None, parts: Mapping[str, Any]) -> list[Step]:
     return task_steps([{"task": spec.describe()}], parts) if spec else []
 
 
-def _views(look: Look) -> list[Views]:
-    """As in the report: the reference recipe, and what was learned for the first, middle and last decision."""
+def _views(look: Look) -> Sequence[Gallery]:
     if look.space is None:
-        return []
-    chosen = [("Reference recipe", look.space.reference)]
+        return ()
     learned = [final for final in look.finals if final.row.get("generator") == LEARNED]
+    shown = learned or [final for final in look.finals if final.specs][:1]
+    who = text_of(shown[0].row.get("generator")) if shown else ""
+    return final_views(look.found.folder, look.space, [final.specs for final in shown], who)
+
+
+def _now_views(look: Look) -> list[tuple[str, str, str]]:
+    """Of the task at work: label, media type and content (base64) of each picture."""
+    found = example_views(look.found.folder, look.space, look.now) if look.space and look.now else None
+    strips = found.strips if found else ()
+    return [(strip.label, strip.media_type, base64.b64encode(strip.image).decode("ascii")) for strip in strips]
+
+
+def _reads(look: Look) -> list[str]:
     try:
-        specs = [TaskSpec.from_json(text) for text in usual_specs(learned)]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        specs = []
-    places = dict.fromkeys((0, len(specs) // 2, len(specs) - 1)) if specs else {}
-    chosen += [(f"Learned, decision {index + 1} of {len(specs)}", specs[index]) for index in places]
-    found = (example_views(look.found.folder, title, spec) for title, spec in chosen)
-    return [views for views in found if views is not None]
+        return look.found.folder.test_reads_made()
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _comparison_row(entry: Mapping[str, Any]) -> list[str]:

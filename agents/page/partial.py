@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.catalogue import AGENTS
+from agents.logbook import mean_shares
 from agents.page.examples import sample_shape
 from agents.page.metrics import Metrics
 from agents.results import StoredFinal, choices, curves, schedule
@@ -40,6 +41,7 @@ def partial_result(
         "choices": choices(space, learned) if space and learned else None,
         "curves": curves(finals),
         "schedule": schedule(learned),
+        "shares": mean_shares([final.specs for final in learned]),
         "config": config.model_dump() if config else None,
     }
 

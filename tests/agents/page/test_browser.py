@@ -79,9 +79,9 @@ def test_what_is_trained_now_is_shown_on_real_images(tmp_path: Path, tab: Watche
     record_episode(run, 0)
     with training(run), served(run.path) as address:
         tab.page.goto(f"{address}/run/1")
-        picture = tab.page.locator("[data-part=now] img")
+        picture = tab.page.locator("[data-part=now] img").last
         before = picture.get_attribute("src")
-        assert loaded_images(tab.page) == [12 * (8 * 8 + 2) - 2]
+        assert loaded_images(tab.page) == [10 * (8 * 8 + 2) - 2] * 2
         record_episode(run, 1, mirror=0.0)
         expect(picture).not_to_have_attribute("src", str(before), timeout=WITHIN_MS)
         assert all(loaded_images(tab.page))
