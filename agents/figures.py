@@ -1,4 +1,4 @@
-"""The report's figures as PNG files, for MLflow's page and for papers."""
+"""The report's figures as files, for MLflow's page and for papers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from taskrl.report_figures import listed, mapping, number, records, running_mean, thin
+from taskrl.report_images import Gallery
 
 MOST_POINTS = 1000
 MOST_ROWS = 60
@@ -17,14 +18,19 @@ STRIPS_A_ROW = 4
 DPI = 120
 
 
-def draw_figures(result: Mapping[str, Any], folder: Path) -> None:
-    """Into `folder`, which is made: comparison, search, finals, choices; those that `result` (result.json) has."""
+def write_figures(result: Mapping[str, Any], galleries: Sequence[Gallery], folder: Path) -> None:
+    """Into `folder`, which is made: comparison, search, finals, choices; those that `result` (result.json) has. And the
+    pictures of the galleries.
+    """
     folder.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
         figure = Figure(figsize=(9, 5), layout="constrained")
         FigureCanvasAgg(figure)
         if draw(figure, result):
             figure.savefig(folder / f"{name}.png", dpi=DPI)
+    for index, gallery in enumerate(galleries, start=1):
+        for row, strip in enumerate(gallery.strips):
+            (folder / f"views-{index}-{row}.{strip.media_type.partition('/')[2]}").write_bytes(strip.image)
 
 
 def _comparison(figure: Figure, result: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.figures import draw_figures
+from agents.figures import write_figures
 from agents.galleries import view_galleries
 from agents.keeping import kept_folders
 from agents.logbook import log_record, mean_shares
@@ -19,6 +19,7 @@ from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
 from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
+from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
@@ -104,12 +105,7 @@ def finish(
         "curves": curves(finals),
         "schedule": schedule(shown),
         "shares": mean_shares([final.specs for final in shown]),
-        "log": log_record(
-            run.path / METRICS_NAME,
-            decisions=config.episode.decisions,
-            group_size=config.agent.group_size,
-            searched=search is not None,
-        ),
+        "log": _log(run, config, searched=search is not None),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
@@ -120,10 +116,7 @@ def finish(
     for path in (run.result_file, run.report):
         tracker.log_artifact(path)
     if config.tracking.uri.lower() != "none":
-        draw_figures(result, run.figures)
-        for index, gallery in enumerate(galleries, start=1):
-            for row, strip in enumerate(gallery.strips):
-                (run.figures / f"views-{index}-{row}.{strip.media_type.partition('/')[2]}").write_bytes(strip.image)
+        write_figures(result, galleries, run.figures)
         tracker.log_artifact(run.figures)
     show(run, result, reporter)
 
@@ -193,6 +186,11 @@ def curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
         if final.qualities and final.row["quality"] is not None:
             found.setdefault(str(final.row["generator"]), []).append(final.qualities)
     return found
+
+
+def _log(run: RunFolder, config: ExperimentConfig, *, searched: bool) -> dict[str, Any] | None:
+    decisions, group_size = config.episode.decisions, config.agent.group_size
+    return log_record(run.path / METRICS_NAME, decisions=decisions, group_size=group_size, searched=searched)
 
 
 def _named(finals: Sequence[StoredFinal]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from agents.figures import draw_figures
+from agents.figures import write_figures
 from agents.sitting import Sitting, examples_file
 from taskrl.run_folder import RunFolder
 from tests.agents.page.made import a_result
@@ -19,7 +19,7 @@ def test_mlflow_holds_the_report_and_its_figures(finished: RunFolder) -> None:
     names = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {"report.html", "result.json", "config.yaml", "figures"} <= names
     figures = {Path(entry.path).name for entry in client.list_artifacts(run.info.run_id, "figures")}
-    assert {"comparison.png", "search.png", "finals.png", "choices.png", "views-1.png"} <= figures
+    assert {"comparison.png", "search.png", "finals.png", "choices.png", "views-1-0.png", "views-1-1.png"} <= figures
     for path in finished.figures.iterdir():
         with Image.open(path) as picture:
             picture.verify()
@@ -27,10 +27,10 @@ def test_mlflow_holds_the_report_and_its_figures(finished: RunFolder) -> None:
 
 
 def test_a_run_without_a_search_has_no_figure_of_one(tmp_path: Path) -> None:
-    draw_figures(a_result(search=None, choices={"progress": [], "parts": {}}), tmp_path / "figures")
+    write_figures(a_result(search=None, choices={"progress": [], "parts": {}}), [], tmp_path / "figures")
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"comparison", "finals"}
     odd = a_result(curves={"$learned_^": [[0.1, None], "x"], "b": [[1.0]]}, table=[{"generator": "$x^$", "quality": 3}])
-    draw_figures(odd, tmp_path / "odd")
+    write_figures(odd, [], tmp_path / "odd")
 
 
 def test_a_finished_run_tells_onlookers_how_it_ended(finished: RunFolder) -> None:

@@ -1,5 +1,6 @@
 """Promises of the page in a real browser: it is live, shows real images, compares runs, and no run folder harms it."""
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -93,14 +94,15 @@ def test_a_finished_run_shows_its_verdict_table_choices_and_gallery(finished: Ru
     with served(finished.path) as address:
         page.goto(address)
         page.get_by_role("link", name="finished", exact=True).click()
-        expect(page.get_by_role("heading", level=1)).to_have_text(finished.result()["verdict"])
+        verdict = re.split("; |[.] ", finished.result()["verdict"])[0]
+        expect(page.get_by_role("heading", level=1)).to_contain_text(verdict)
         for part in ("table", "search", "finals", "choices", "plots", "compute", "files", "repeat"):
             expect(page.locator(f"[data-part={part}]")).to_be_visible()
         assert page.locator("[data-part=gallery] img").count() >= 2
         assert all(loaded_images(page))
         expect(page.locator("[data-part=files]")).to_contain_text(f"taskrl mlflow {finished.path}")
         page.get_by_role("link", name="report.html").click()
-        expect(page.get_by_role("heading", level=1)).to_have_text(finished.result()["verdict"])
+        expect(page.get_by_role("heading", level=1)).to_contain_text(verdict)
         assert all(loaded_images(page))
     assert snapshot(finished.path) == before
 
@@ -219,12 +221,12 @@ def test_a_server_that_is_gone_is_told_and_the_page_goes_on_when_it_is_back(tmp_
 def test_a_run_of_a_hundred_thousand_decisions_opens_at_once(tmp_path: Path, tab: Watched) -> None:
     run = make_run(tmp_path / "run")
     write_long_search(run, 100_000)
-    with training(run, episodes=50_000), served(run.path) as address:
+    with training(run, episodes=60_000), served(run.path) as address:
         started = time.perf_counter()
         tab.page.goto(f"{address}/run/1")
         expect(tab.page.locator("[data-part=search] svg path.mean")).to_have_count(1)
         seconds = time.perf_counter() - started
-        expect(tab.page.get_by_role("heading", level=1)).to_have_text("Searching: 50,000 of 50,000 episodes")
+        expect(tab.page.get_by_role("heading", level=1)).to_have_text("Searching: 50,000 of 60,000 episodes")
         points = tab.page.evaluate(
             "Math.max(...[...document.querySelectorAll('path')].map((p) => p.getAttribute('d').split(/[ML]/).length))"
         )
