@@ -21,7 +21,6 @@ NUM_IMAGES = 10
 MAX_OBJECTIVES = 4
 MAX_SIDE_PX = 96
 TILE_PX = 64
-REFERENCE_TITLE = "Reference recipe"
 
 
 def view_galleries(assembled: Assembled, played: Sequence[Sequence[str]], who: str = "learned") -> list[Gallery]:
@@ -47,11 +46,13 @@ class Drawing:
 
 def galleries_of(drawing: Drawing, played: Sequence[Sequence[str]], who: str) -> list[Gallery]:
     """As `view_galleries`."""
-    galleries = [task_gallery(drawing, drawing.reference, REFERENCE_TITLE)]
+    galleries = [task_gallery(drawing, drawing.reference, "Reference recipe", "What a search starts from.")]
     for place, specs in _moments(played):
         spec, times = Counter(specs).most_common(1)[0]
         often = f"Trained in {times} of {len(specs)} final runs" if len(specs) > 1 else "Trained in the final run"
-        galleries.append(task_gallery(drawing, TaskSpec.from_json(spec), f"{who}: {place}", f"{often}."))
+        task = TaskSpec.from_json(spec)
+        told = _differences(task, drawing.reference)
+        galleries.append(task_gallery(drawing, task, f"{who}: {place}", told, f"{often}."))
     return galleries
 
 
@@ -70,7 +71,7 @@ def _moments(played: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]]:
 
 
 def _differences(task: TaskSpec, reference: TaskSpec) -> str:
-    """E.g. "crop 0.6 (reference 0.3), mirror 0 (reference 0.5)"; says so where there are none."""
+    """E.g. "Differs in crop 0.6 (reference 0.3), mirror 0 (reference 0.5)."; says so where there are none."""
     told = []
     if task.mixture != reference.mixture:
         told.append(f"{task.describe().partition(';')[0]} (reference {reference.describe().partition(';')[0]})")
@@ -80,15 +81,19 @@ def _differences(task: TaskSpec, reference: TaskSpec) -> str:
             told.append(f"{name} {level:g}")
         elif usual[name] != level:
             told.append(f"{name} {level:g} (reference {usual[name]:g})")
-    return ", ".join(told) or "nothing"
+    return f"Differs in {', '.join(told)}." if told else "This is the reference recipe: its views are the first ones."
 
 
-def task_gallery(drawing: Drawing, spec: TaskSpec, title: str, often: str = "") -> Gallery:
-    """What one task makes of the images. often: a sentence on how often it was trained."""
+def task_gallery(drawing: Drawing, spec: TaskSpec, title: str, told: str = "", often: str = "") -> Gallery:
+    """What one task makes of the images; without images where they would be those of the reference recipe again. often:
+    a sentence on how often it was trained.
+    """
+    departs = spec != drawing.reference
+    if often and not departs:
+        return Gallery(title=title, told=told, caption=often, strips=())
     images = _small(drawing.images_BCHW[:NUM_IMAGES])
     scale = max(1, TILE_PX // images.shape[3])
     mixture = drawing.build_task(spec)
-    differs = "" if title == REFERENCE_TITLE else _differences(spec, drawing.reference)
     strips = [Strip(label="The images", image=image_grid(list(images.float() / 255), columns=NUM_IMAGES, scale=scale))]
     masked = False
     for part in sorted(mixture.parts, key=lambda part: -part.share)[:MAX_OBJECTIVES]:
@@ -102,7 +107,9 @@ def task_gallery(drawing: Drawing, spec: TaskSpec, title: str, often: str = "") 
         grid = image_grid(rows[: 2 * len(images)], columns=len(images), scale=scale)
         strips.append(Strip(label=f"{part.name}{share}: two draws of each", image=grid))
     caption = [often, f"Task: {spec.describe()}.", "Orange: what is to be predicted." if masked else ""]
-    return Gallery(title=title, caption=" ".join(filter(None, caption)), strips=tuple(strips), differs=differs)
+    return Gallery(
+        title=title, told=told, caption=" ".join(filter(None, caption)), strips=tuple(strips), departs=departs
+    )
 
 
 def _calibration(assembled: Assembled) -> Tensor:

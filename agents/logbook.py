@@ -126,7 +126,9 @@ def _compute(lasts: Sequence[Metrics]) -> dict[str, float]:
     return {name: sum(entry.get(f"compute/{name}") or 0.0 for entry in lasts) for name in COMPUTE}
 
 
-def _over_groups(values: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, float]:
-    """Episodes of a group share their start, so groups are what is resampled."""
-    found = bootstrap([float(values[groups == group].mean()) for group in np.unique(groups)])
-    return {name: round(value, 6) for name, value in vars(found).items()}
+def _over_groups(values: NDArray[np.float64], groups: NDArray[np.int64]) -> dict[str, float | None]:
+    """Episodes of a group share their start, so groups are what is resampled; one alone has no interval."""
+    means = [float(values[groups == group].mean()) for group in np.unique(groups)]
+    if len(means) == 1:
+        return {"mean": round(means[0], 6), "low": None, "high": None}
+    return {name: round(value, 6) for name, value in vars(bootstrap(means)).items()}

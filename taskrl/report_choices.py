@@ -71,7 +71,7 @@ def departures(result: Mapping[str, Any]) -> str:
         return "It stays at the reference recipe: at the start and at the end its levels are the likeliest."
     rest = len(found) - len(told)
     kept = f" The other {rest} choices stay there." if rest > 1 else ""
-    return f"It leaves the reference recipe: {', '.join(told)}.{kept}"
+    return f"By its likeliest levels it leaves the reference recipe: {', '.join(told)}.{kept}"
 
 
 def _departure(strip: Strip) -> str:

@@ -42,7 +42,7 @@ Named = dict[str, list[Series]]
 @dataclass(frozen=True, kw_only=True)
 class FinalsView:
     """overview: quality over training, a band a generator; x_label says in which unit. frames: each with its seeds.
-    left_out: generators beyond those that the overview draws. alike: those that hide behind another. spending: the
+    left_out: generators beyond those that the overview draws. alike: those that another hides. spending: the
     score against everything that was spent, or None.
     """
 
@@ -137,8 +137,7 @@ def finals_view(result: Mapping[str, Any], order: Sequence[str], *, first: int) 
     largest = max((flops[name] or 0.0) * max(len(line) - 1 for line in series[name]) for name in names)
     scale, prefix = next(((scale, prefix) for scale, prefix in PREFIXES if largest >= scale), (1.0, ""))
     shown = names[:MAX_BANDS]
-    apart = _drawn({name: series[name] for name in shown})
-    alike = [short(name) for name in shown if name not in apart]
+    doubles = _doubles({name: series[name] for name in shown})
 
     def place(name: str, index: int) -> float:
         return index * (flops[name] or 0.0) / scale if by_flops else float(index + first)
@@ -150,7 +149,7 @@ def finals_view(result: Mapping[str, Any], order: Sequence[str], *, first: int) 
         x_label=f"training compute of one encoder, {prefix}FLOP" if by_flops else "decision",
         num_seeds=max(len(lines) for lines in series.values()),
         left_out=len(names) - len(shown),
-        alike=", ".join(alike),
+        alike=", ".join(f"{short(name)} ({short(twin)})" for name, twin in doubles.items()),
         frames=tuple(run_charts(series, names, first=first)),
         spending=spending,
         spending_y=spending_y,
@@ -181,7 +180,8 @@ def _overview(series: Named, colours: Mapping[str, str], place: Callable[[str, i
         tables[name] = [
             (place(name, index), ends.mean, ends.low, ends.high) for index, ends in zip(known, intervals, strict=True)
         ]
-    names = _drawn(tables)
+    doubles = _doubles(tables)
+    names = [name for name in tables if name not in doubles]
     everything = [point for points in tables.values() for point in points]
     x_axis = Axis.around([point[0] for point in everything], margin=0.02)
     y_axis = Axis.robust([value for point in everything for value in point[1:]])
@@ -208,13 +208,19 @@ def _overview(series: Named, colours: Mapping[str, str], place: Callable[[str, i
     )
 
 
-def _drawn(places: Mapping[str, object]) -> list[str]:
-    """The generators to draw: of those at the very same place the first."""
-    names: list[str] = []
-    for name, place in places.items():
-        if all(places[other] != place for other in names):
-            names.append(name)
-    return names
+def _doubles(places: Mapping[str, object]) -> dict[str, str]:
+    """By name the generator at the very same place, which is drawn for both: the learned one and the reference before
+    others.
+    """
+    drawn: list[str] = []
+    doubles = {}
+    for name in sorted(places, key=lambda name: (name != LEARNED, name != REFERENCE)):
+        twin = next((other for other in drawn if places[other] == places[name]), None)
+        if twin is None:
+            drawn.append(name)
+        else:
+            doubles[name] = twin
+    return doubles
 
 
 def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> tuple[Chart | None, str]:
@@ -232,7 +238,8 @@ def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
             points[str(row["generator"])] = (train, train + search, mean, *ends)
     if not any(total > train for train, total, *_ in points.values()):
         return None, ""
-    names = _drawn(points)
+    doubles = _doubles(points)
+    names = [name for name in points if name not in doubles]
     x_axis = Axis.around([math.log10(value) for point in points.values() for value in point[:2]], margin=0.08)
     y_axis = Axis.around([value for point in points.values() for value in point[2:]])
     curves = []

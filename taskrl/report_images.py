@@ -32,12 +32,13 @@ class Strip:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """What a task makes of real images. differs: what it does otherwise than the reference recipe, as text."""
+    """What a task makes of real images. told: how it stands to the reference recipe. departs: whether it leaves it."""
 
     title: str
+    told: str
     caption: str
     strips: tuple[Strip, ...]
-    differs: str = ""
+    departs: bool = False
 
     @property
     def num_bytes(self) -> int:

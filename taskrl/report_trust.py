@@ -93,7 +93,7 @@ def trust_view(result: Mapping[str, Any]) -> TrustView | None:
 def _reward_findings(search: Mapping[str, Any]) -> list[Finding]:
     parts = mapping(search.get("parts"))
     part = mapping(parts.get(GAIN) or parts.get(REWARD))
-    first, last = _ranged(part.get("first"), 3), _ranged(part.get("last"), 3)
+    first, last = _mean(part.get("first")), _mean(part.get("last"))
     if not first or not last:
         return []
     text = f"An episode of the search gained {first} of quality in the first third of the search, {last} in the last."
@@ -235,7 +235,7 @@ def _dots(noise: Mapping[str, Any]) -> tuple[tuple[Dots, ...], tuple[Tick, ...],
                 text=amount(mean, 3, signed=True),
             )
         )
-    return tuple(dots), axis.ticks(5, signed=True), axis.at(0.0)
+    return tuple(dots), axis.ticks(5), axis.at(0.0)
 
 
 def _pieces(task: str) -> list[str]:
@@ -269,6 +269,12 @@ def trust_rows(noise: Mapping[str, Any], validity: Mapping[str, Any]) -> list[tu
 def _significant(value: object) -> str:
     found = number(value)
     return "" if found is None else amount(found, 2, trim=True)
+
+
+def _mean(interval: object) -> str:
+    """As `_ranged`, but the mean alone where it has no interval."""
+    mean = number(mapping(interval).get("mean"))
+    return "" if mean is None else _ranged(interval, 3) or amount(mean, 3)
 
 
 def _ranged(interval: object, digits: int = 2, sign: str = "") -> str:

@@ -44,10 +44,10 @@ def test_early_middle_and_late_tasks_are_shown_beside_the_reference(assembled: A
         "learned: decision 3 of 5",
         "learned: decision 5 of 5",
     ]
-    assert [gallery.differs for gallery in galleries[1:]] == [
-        "crop 0.6 (reference 0.3)",
-        "mirror 0 (reference 0.5)",
-        "rotation 0.3 (reference 0)",
+    assert [gallery.told for gallery in galleries[1:]] == [
+        "Differs in crop 0.6 (reference 0.3).",
+        "Differs in mirror 0 (reference 0.5).",
+        "Differs in rotation 0.3 (reference 0).",
     ]
 
 
@@ -64,10 +64,15 @@ def test_the_task_of_most_runs_is_shown_and_how_many_they_are(assembled: Assembl
 
 
 def test_same_images_and_draws_so_that_only_the_task_differs(assembled: Assembled) -> None:
-    reference, same, other = (view_galleries(assembled, [[spec]])[-1] for spec in (_spec(), _spec(), _spec(jitter=0.0)))
-    assert reference.strips == same.strips and reference.differs == "nothing"
+    reference, other = view_galleries(assembled, [[_spec(jitter=0.0)]])
     assert np.array_equal(_pixels(reference, 0), _pixels(other, 0))
     assert not np.array_equal(_pixels(reference, 1), _pixels(other, 1))
+    assert view_galleries(assembled, [[_spec(jitter=0.0)]]) == [reference, other]
+
+
+def test_the_reference_is_not_shown_twice(assembled: Assembled) -> None:
+    reference, same = view_galleries(assembled, [[assembled.problem.task_space.reference.to_json()]])
+    assert reference.strips and not same.strips and same.told.startswith("This is the reference recipe")
 
 
 def test_masks_are_drawn_on_the_images_in_orange(assembled: Assembled) -> None:
@@ -93,9 +98,10 @@ def test_every_objective_can_be_shown(assembled: Assembled) -> None:
 
 def test_an_objective_of_another_kind_shows_plain_views(assembled: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
     task = assembled.problem.build_task(TaskSpec.from_json(_spec())).parts[0].task
-    expected = view_galleries(assembled, [[_spec()]])[1]
+    expected = view_galleries(assembled, [[_spec(crop=0.6)]])[1]
     monkeypatch.setattr(type(task), "make_views", lambda self, batch, rng: {"unknown": 1})
-    assert len(view_galleries(assembled, [[_spec()]])[1].strips) == len(expected.strips)
+    plain = view_galleries(assembled, [[_spec(crop=0.6)]])[1]
+    assert len(plain.strips) == len(expected.strips) == 2 and plain.strips[0] == expected.strips[0]
 
 
 def test_large_images_are_shown_small(assembled: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:

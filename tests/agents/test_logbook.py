@@ -34,7 +34,7 @@ def test_rewards_are_summed_over_episodes_and_split_into_thirds(tmp_path: Path) 
     assert record is not None and record["seconds"] == 11.0
     search = record["search"]
     assert search["third"] == 2
-    assert search["parts"]["gain"]["first"] == {"mean": 1.5, "low": 1.5, "high": 1.5}  # one group: nothing to resample
+    assert search["parts"]["gain"]["first"] == {"mean": 1.5, "low": None, "high": None}  # one group: no interval
     assert search["parts"]["reward"]["last"]["mean"] == 11.0
     assert search["by_decision"] == {"first": [0.75, 0.75], "last": [2.75, 2.75]}
     assert search["curve"] == {"episode": [1, 3, 5], "parts": {"reward": [3.0, 7.0, 11.0], "gain": [1.5, 3.5, 5.5]}}

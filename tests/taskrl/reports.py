@@ -61,7 +61,8 @@ def interval(mean: float, half: float = 1.0) -> dict[str, float]:
 
 def gallery(title: str = "learned: decision 1 of 2", caption: str = "Trained in 2 of 2 final runs.") -> Gallery:
     image = image_grid([torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))] * 4, columns=2, scale=2)
-    return Gallery(title=title, caption=caption, strips=(Strip(label="The images", image=image),), differs="crop 0.6")
+    strips = (Strip(label="The images", image=image),)
+    return Gallery(title=title, told="Differs in crop 0.6.", caption=caption, strips=strips, departs=True)
 
 
 def result(num_episodes: int = 40) -> dict[str, Any]:

@@ -157,8 +157,11 @@ def test_equal_generators_are_drawn_once_and_named() -> None:
     twice = result()
     twice["curves"]["learned-argmax"] = twice["curves"]["learned"]
     view = finals_view(twice, (*NAMES, "learned-argmax"), first=0)
-    assert view is not None and view.alike == "learned-argmax"
+    assert view is not None and view.alike == "learned-argmax (learned)"
     assert [curve.kind for curve in view.overview.curves].count("mean s3") == 0
+    twice["curves"] = {"first": twice["curves"]["reference"], "reference": twice["curves"]["reference"]}
+    view = finals_view(twice, ("first", "reference"), first=0)
+    assert view is not None and view.alike == "first (reference)"
 
 
 def test_search_is_charged_in_the_figure_of_spending() -> None:
