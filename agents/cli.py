@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import typer
 
 from agents.commands.encoders import distill, embed, finetune, probe, quality
+from agents.commands.page import ui
 from agents.commands.results import doctor, export, inspect, mlflow
 from agents.commands.runs import compare, pretrain, resume, train
 from agents.doctor import pair_problem
@@ -17,7 +18,10 @@ from taskrl.errors import TaskrlError
 from taskrl.machine import versions
 
 F = TypeVar("F", bound=Callable[..., Any])
-COMMANDS = (train, pretrain, compare, resume, embed, probe, quality, finetune, distill, inspect, export, mlflow, doctor)
+COMMANDS = (
+    *(train, pretrain, compare, resume, embed, probe, quality, finetune, distill),
+    *(inspect, export, ui, mlflow, doctor),
+)
 # what the machine refuses, wherever it happens: no room, no right to write
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143

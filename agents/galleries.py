@@ -1,7 +1,8 @@
 """Real views for the report: what the tasks that were played and the reference recipe make of the same images."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -14,6 +15,7 @@ from taskrl.modalities.image.views import make_view
 from taskrl.report_images import Gallery, Strip, image_grid, with_mask
 from taskrl.seeding import torch_generator
 from taskrl.tasks.spec import TaskSpec
+from taskrl.tasks.task import Mixture
 
 NUM_IMAGES = 10
 MAX_OBJECTIVES = 4
@@ -27,13 +29,30 @@ def view_galleries(assembled: Assembled, played: Sequence[Sequence[str]], who: s
 
     The same images and the same random draws everywhere, so that what differs comes from the task.
     """
-    reference = assembled.problem.task_space.reference
-    galleries = [_gallery(assembled, reference, "Reference recipe", "What a search starts from.", "")]
+    problem = assembled.problem
+    drawing = Drawing(_calibration(assembled), problem.build_task, problem.task_space.reference, assembled.config.seed)
+    return galleries_of(drawing, played, who)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What galleries are drawn from. images_BCHW: uint8. reference: the recipe that tasks are held against."""
+
+    images_BCHW: Tensor
+    build_task: Callable[[TaskSpec], Mixture]
+    reference: TaskSpec
+    seed: int
+
+
+def galleries_of(drawing: Drawing, played: Sequence[Sequence[str]], who: str) -> list[Gallery]:
+    """As `view_galleries`."""
+    galleries = [task_gallery(drawing, drawing.reference, "Reference recipe", "What a search starts from.")]
     for place, specs in _moments(played):
         spec, times = Counter(specs).most_common(1)[0]
-        task = TaskSpec.from_json(spec)
         often = f"Trained in {times} of {len(specs)} final runs" if len(specs) > 1 else "Trained in the final run"
-        galleries.append(_gallery(assembled, task, f"{who}: {place}", _differences(task, reference), f"{often}."))
+        task = TaskSpec.from_json(spec)
+        told = _differences(task, drawing.reference)
+        galleries.append(task_gallery(drawing, task, f"{who}: {place}", told, f"{often}."))
     return galleries
 
 
@@ -65,19 +84,21 @@ def _differences(task: TaskSpec, reference: TaskSpec) -> str:
     return f"Differs in {', '.join(told)}." if told else "This is the reference recipe: its views are the first ones."
 
 
-def _gallery(assembled: Assembled, spec: TaskSpec, title: str, told: str, often: str) -> Gallery:
-    """Without images where they would be those of the reference recipe again."""
-    departs = spec != assembled.problem.task_space.reference
+def task_gallery(drawing: Drawing, spec: TaskSpec, title: str, told: str = "", often: str = "") -> Gallery:
+    """What one task makes of the images; without images where they would be those of the reference recipe again. often:
+    a sentence on how often it was trained.
+    """
+    departs = spec != drawing.reference
     if often and not departs:
         return Gallery(title=title, told=told, caption=often, strips=())
-    images = _small(_calibration(assembled)[:NUM_IMAGES])
+    images = _small(drawing.images_BCHW[:NUM_IMAGES])
     scale = max(1, TILE_PX // images.shape[3])
-    mixture = assembled.problem.build_task(spec)
+    mixture = drawing.build_task(spec)
     strips = [Strip(label="The images", image=image_grid(list(images.float() / 255), columns=NUM_IMAGES, scale=scale))]
     masked = False
     for part in sorted(mixture.parts, key=lambda part: -part.share)[:MAX_OBJECTIVES]:
         rows: list[Tensor] = []
-        rng = torch_generator(assembled.config.seed, "gallery", part.name)
+        rng = torch_generator(drawing.seed, "gallery", part.name)
         while len(rows) < 2 * len(images):  # two draws of objectives that make one view
             drawn = _shown(part.task.make_views(images, rng))
             shown, has_mask = drawn or (list(make_view(images, rng, dict(spec.levels))), False)

@@ -10,7 +10,7 @@ from agents.final import reference_episode
 from agents.preparation import mean_curve, reference_seeds
 from agents.sb3 import Decision, SB3MetaOptimizer
 from agents.session import Session, decision_metrics, preparation_of
-from taskrl.config import ExperimentConfig
+from taskrl.config import AgentConfig, ExperimentConfig
 from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
 from taskrl.report_figures import duration
@@ -27,10 +27,8 @@ def search(session: Session) -> dict[str, Any]:
     if record.is_file() and run.policy.is_dir():
         return read_json(record)
     started = time.perf_counter()
-    group = config.agent.group_size
-    num_episodes = math.ceil(config.agent.episodes / group) * group
     log = SearchLog(session.tracker, config.episode.decisions)
-    with session.reporter.task("Search", num_episodes, "episode") as progress:
+    with session.reporter.task("Search", num_episodes(config.agent), "episode") as progress:
 
         def observe(decision: Decision) -> None:
             quality = log.add(decision)
@@ -73,6 +71,11 @@ def search(session: Session) -> dict[str, Any]:
     )
     write_result(record, spent)
     return spent
+
+
+def num_episodes(agent: AgentConfig) -> int:
+    """Of a whole search: groups are always full."""
+    return math.ceil(agent.episodes / agent.group_size) * agent.group_size
 
 
 def _save_policy(policy: Any, folder: Path, config: ExperimentConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.figures import write_figures
 from agents.galleries import view_galleries
 from agents.inspection.observed import observed_in
 from agents.inspection.why_of_run import why_of_finals
@@ -20,11 +21,14 @@ from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
 from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
+from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.report import render_report
+from taskrl.report_images import Gallery
 from taskrl.run_folder import RunFolder, write_result
+from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import METRICS_NAME, Tracker
 
@@ -99,8 +103,6 @@ def finish(
     learned = [final for final in finals if final.row["generator"] == LEARNED]
     shown = learned or [final for final in finals if final.specs][:1]
     observed = observed_in([(row.row["train_seed"], row.observations, row.entries, row.specs) for row in learned])
-    if observed:
-        observed.write(run.observations)
     result = {
         "format_version": RESULT_VERSION,
         "data": assembled.data_name,
@@ -113,27 +115,31 @@ def finish(
         "search": None if search is None else {**search, "episodes": episodes},
         "noise": noise,
         "validity": validity,
-        "choices": _choices(assembled, shown),
+        "choices": choices(assembled.problem.task_space, shown),
         "why": why_of_finals(run, assembled, observed),
-        "curves": _curves(finals),
-        "schedule": _schedule(shown),
+        "curves": curves(finals),
+        "schedule": schedule(shown),
         "shares": mean_shares([final.specs for final in shown]),
-        "log": log_record(
-            run.path / METRICS_NAME,
-            decisions=config.episode.decisions,
-            group_size=config.agent.group_size,
-            searched=search is not None,
-        ),
+        "log": _log(run, config, searched=search is not None),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
     }
-    galleries = view_galleries(assembled, [final.specs for final in shown], _named(shown))
+    if observed:
+        observed.write(run.observations)
+    _keep(run, result, view_galleries(assembled, [final.specs for final in shown], _named(shown)), tracker)
+    show(run, result, reporter)
+
+
+def _keep(run: RunFolder, result: Mapping[str, Any], galleries: Sequence[Gallery], tracker: Tracker) -> None:
+    """The report, the result and, where MLflow takes part, the figures."""
     write_atomically(run.report, render_report(result, galleries, name=run.path.name, test_reads=run.test_reads_made()))
     write_result(run.result_file, result)
     for path in (run.result_file, run.report):
         tracker.log_artifact(path)
-    show(run, result, reporter)
+    if result["config"]["tracking"]["uri"].lower() != "none":
+        write_figures(result, galleries, run.figures)
+        tracker.log_artifact(run.figures)
 
 
 def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
@@ -176,14 +182,14 @@ def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     return [episodes[index] for index in sorted(episodes)]
 
 
-def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, Any]:
+def choices(space: TaskSpace, finals: Sequence[StoredFinal]) -> dict[str, Any]:
     """Mean probabilities over the finals that came so far, for each part of the action and each decision."""
     num = max((len(final.choices) for final in finals), default=0)
     if not num:
         return {"progress": [], "parts": {}}
     columns = [[final.choices[index] for final in finals if index < len(final.choices)] for index in range(num)]
     parts = {}
-    for part in assembled.problem.task_space.parts:
+    for part in space.parts:
         table = np.array([np.mean([row[part.name] for row in column], axis=0) for column in columns])
         parts[part.name] = {
             "levels": list(part.levels),
@@ -194,12 +200,18 @@ def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, A
     return {"progress": [round(index / planned, 4) for index in range(num)], "parts": parts}
 
 
-def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
-    curves: dict[str, list[list[float]]] = {}
+def curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
+    """Quality after every decision: a line for every seed of a generator."""
+    found: dict[str, list[list[float]]] = {}
     for final in finals:
         if final.qualities and final.row["quality"] is not None:
-            curves.setdefault(str(final.row["generator"]), []).append(final.qualities)
-    return curves
+            found.setdefault(str(final.row["generator"]), []).append(final.qualities)
+    return found
+
+
+def _log(run: RunFolder, config: ExperimentConfig, *, searched: bool) -> dict[str, Any] | None:
+    decisions, group_size = config.episode.decisions, config.agent.group_size
+    return log_record(run.path / METRICS_NAME, decisions=decisions, group_size=group_size, searched=searched)
 
 
 def _named(finals: Sequence[StoredFinal]) -> str:
@@ -218,7 +230,8 @@ def _planned(finals: Sequence[StoredFinal]) -> int:
     return max((int(final.row.get("planned_decisions", final.row["num_decisions"])) for final in finals), default=0)
 
 
-def _schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+def schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+    """The task that was trained most often at each decision, in words."""
     planned = _planned(finals)
     specs = _usual_specs(finals)
     return [

@@ -32,6 +32,10 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
     def policy(self) -> Path:
         return self.path / "policy"
 

@@ -159,6 +159,7 @@ def test_every_command_explains_itself() -> None:
         "quality",
         "inspect",
         "export",
+        "ui",
         "mlflow",
         "doctor",
     ):
