@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from taskrl.report_figures import listed, mapping, number, records, running_mean, thin
 from taskrl.report_images import Gallery
+from taskrl.report_why import why_figure
 
 MOST_POINTS = 1000
 MOST_ROWS = 60
@@ -19,8 +20,8 @@ DPI = 120
 
 
 def write_figures(result: Mapping[str, Any], galleries: Sequence[Gallery], folder: Path) -> None:
-    """Into `folder`, which is made: comparison, search, finals, choices; those that `result` (result.json) has. And the
-    pictures of the galleries.
+    """Into `folder`, which is made: comparison, search, finals, choices, why; those that `result` (result.json) has. And
+    the pictures of the galleries.
     """
     folder.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
@@ -28,6 +29,9 @@ def write_figures(result: Mapping[str, Any], galleries: Sequence[Gallery], folde
         FigureCanvasAgg(figure)
         if draw(figure, result):
             figure.savefig(folder / f"{name}.png", dpi=DPI)
+    why = why_figure(result.get("why"))
+    if why is not None:
+        why.savefig(folder / "why.png", dpi=DPI)
     for index, gallery in enumerate(galleries, start=1):
         for row, strip in enumerate(gallery.strips):
             (folder / f"views-{index}-{row}.{strip.media_type.partition('/')[2]}").write_bytes(strip.image)
