@@ -20,7 +20,7 @@ DPI = 120
 
 
 def write_figures(result: Mapping[str, Any], galleries: Sequence[Gallery], folder: Path) -> None:
-    """Into `folder`, which is made: comparison, search, finals, choices, why; those that `result` (result.json) has. And
+    """Into `folder`, which is made: comparison, search, finals, choices, why; those that `result` has. And
     the pictures of the galleries.
     """
     folder.mkdir(exist_ok=True)
