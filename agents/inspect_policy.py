@@ -15,20 +15,28 @@ from agents.inspection.document import document_of
 from agents.inspection.learned import learned_schedule, write_schedule
 from agents.inspection.paste import check_library, code_for
 from agents.progress import Reporter
+from agents.rebuilding import rebuild_report
 from agents.results import show
 from taskrl.errors import ConfigError
 from taskrl.run_folder import RunFolder
 
 
-def inspect_as(path: Path, *, schedule: Path | None, rows: int | None, library: str | None, as_json: bool) -> None:
-    """One of: the usual page, a new schedule file, code, or one JSON document; code and JSON stand alone on standard
-    output. Raises ConfigError where two are asked for.
+def inspect_as(
+    path: Path, *, schedule: Path | None, rows: int | None, library: str | None, as_json: bool, report: Path | None
+) -> None:
+    """One of: the usual page, a new schedule file, code, one JSON document, or a new report; code and JSON stand alone
+    on standard output. Raises ConfigError where two are asked for.
     """
-    asked = {"--schedule": schedule is not None, "--as": library is not None, "--json": as_json}
+    asked = {
+        "--schedule": schedule is not None,
+        "--as": library is not None,
+        "--json": as_json,
+        "--report": report is not None,
+    }
     given = [name for name, is_given in asked.items() if is_given]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} were given together; ask for one at a time.")
-    if rows is not None and not given:
+    if rows is not None and (not given or report is not None):
         raise ConfigError(f"--rows {rows} is for --schedule, --as and --json; give one of them.")
     reporter = Reporter()
     if schedule is not None:
@@ -38,6 +46,8 @@ def inspect_as(path: Path, *, schedule: Path | None, rows: int | None, library: 
             reporter.say(f"{index / len(learned.specs):4.0%}  {spec.describe()}")
         reporter.say(f"Schedule: {schedule}")
         reporter.say(f"Play it: taskrl pretrain --policy {schedule} --config {path / 'config.yaml'} --out NEW-FOLDER")
+    elif report is not None:
+        rebuild_report(path, report, reporter)
     elif library is not None:
         check_library(library)
         typer.echo(code_for(library, learned_schedule(path, rows)), nl=False)

@@ -20,7 +20,7 @@ from taskrl.tracking import Tracker
 PRIOR = "prior"
 
 
-def search(session: Session) -> dict[str, float]:
+def search(session: Session) -> dict[str, Any]:
     """Learn the policy (or find it finished) and save it; what the search cost."""
     run, config = session.run, session.config
     record = run.checkpoints / "search.json"
@@ -53,14 +53,17 @@ def search(session: Session) -> dict[str, float]:
     _save_policy(policy, run.policy, config)
     total = optimizer.spent + preparation_of(run).spent
     curve = config.reward.reference_curve if config.reward.shaping == "relative" else []
+    reached: list[float] = []
     if not curve:
         references = [result for _, result in session.pool.map(reference_episode, reference_seeds(config))]
         curve = mean_curve([qualities for qualities, _ in references])
+        reached = [qualities[-1] for qualities, _ in references]
         total = sum((compute for _, compute in references), total)
-    spent = {
+    spent: dict[str, Any] = {
         "flops": total.flops,
         "images": total.images,
         "reference_quality": curve[-1],
+        "reference_qualities": reached,
         "wall_seconds": round(time.perf_counter() - started, 2),
         "overhead_share": round(log.overhead_share, 4),
     }

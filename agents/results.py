@@ -12,6 +12,7 @@ import numpy as np
 
 from agents.galleries import view_galleries
 from agents.keeping import kept_folders
+from agents.logbook import log_record, mean_shares
 from agents.progress import Reporter
 from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
@@ -23,7 +24,7 @@ from taskrl.machine import machine, versions
 from taskrl.report import render_report
 from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.spec import TaskSpec
-from taskrl.tracking import Tracker
+from taskrl.tracking import METRICS_NAME, Tracker
 
 RESULT_VERSION = 1
 
@@ -64,7 +65,7 @@ def finish(
     finals: Sequence[StoredFinal],
     *,
     pixels: Mapping[str, float] | None,
-    search: Mapping[str, float] | None,
+    search: Mapping[str, Any] | None,
     noise: Mapping[str, Any] | None = None,
     reporter: Reporter,
     tracker: Tracker,
@@ -100,12 +101,19 @@ def finish(
         "choices": _choices(assembled, shown),
         "curves": _curves(finals),
         "schedule": _schedule(shown),
+        "shares": mean_shares([final.specs for final in shown]),
+        "log": log_record(
+            run.path / METRICS_NAME,
+            decisions=config.episode.decisions,
+            group_size=config.agent.group_size,
+            searched=search is not None,
+        ),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
     }
-    galleries = view_galleries(assembled, _usual_specs(shown))
-    write_atomically(run.report, render_report(result, galleries))
+    galleries = view_galleries(assembled, [final.specs for final in shown], _named(shown))
+    write_atomically(run.report, render_report(result, galleries, name=run.path.name, test_reads=run.test_reads_made()))
     write_result(run.result_file, result)
     for path in (run.result_file, run.report):
         tracker.log_artifact(path)
@@ -147,8 +155,7 @@ def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     episodes: dict[int, dict[str, Any]] = {}
     with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:
         for line in file:
-            entry = json.loads(line)
-            if entry["kind"] == "episode":
+            if '"episode"' in line and (entry := json.loads(line))["kind"] == "episode":
                 episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
     return [episodes[index] for index in sorted(episodes)]
 
@@ -177,6 +184,11 @@ def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
         if final.qualities and final.row["quality"] is not None:
             curves.setdefault(str(final.row["generator"]), []).append(final.qualities)
     return curves
+
+
+def _named(finals: Sequence[StoredFinal]) -> str:
+    """How the report calls the generator of `finals`."""
+    return str(finals[0].row["generator"]) if finals else ""
 
 
 def _usual_specs(finals: Sequence[StoredFinal]) -> list[str]:

@@ -1,8 +1,9 @@
 """The main job: learn a task policy, train final encoders with it and with the yardsticks, write the comparison."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from agents.final import (
     SUPERVISED,
@@ -144,7 +145,7 @@ def _announce(session: Session) -> None:
         session.reporter.say(note)
 
 
-def _finals(session: Session, spent: dict[str, float] | None) -> list[StoredFinal]:
+def _finals(session: Session, spent: Mapping[str, Any] | None) -> list[StoredFinal]:
     """All final encoders, each kept as it finishes; those of an earlier sitting are not trained again."""
     config, run = session.config, session.run
     if not config.final.seeds:
@@ -197,7 +198,7 @@ def _job(session: Session, generator: Generator, train_seed: int) -> FinalJob:
     )
 
 
-def _search_cost(generator: Generator, spent: dict[str, float] | None) -> dict[str, float]:
+def _search_cost(generator: Generator, spent: Mapping[str, Any] | None) -> dict[str, float]:
     charged = spent if generator.name in (LEARNED, ARGMAX) and spent else {"flops": 0, "images": 0}
     return {f"search_{name}": charged[name] for name in ("flops", "images")}
 

@@ -21,11 +21,12 @@ def inspect(
         str | None, typer.Option("--as", help="Print code that plays it without taskrl: torchvision or lightly.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Draw the report again, as this new .html file.")] = None,
 ) -> None:
     """Show what a run or a comparison found: the table, what the policy chooses, and the report."""
     from agents.inspect_policy import inspect_as
 
-    inspect_as(run, schedule=schedule, rows=rows, library=library, as_json=as_json)
+    inspect_as(run, schedule=schedule, rows=rows, library=library, as_json=as_json, report=report)
 
 
 def export(

@@ -15,7 +15,7 @@ from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.export import CONFIG
 from taskrl.folders import read_json
-from taskrl.run_folder import RunFolder, refuse_existing
+from taskrl.run_folder import RunFolder, check_new_file
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
@@ -89,9 +89,7 @@ def write_schedule(learned: Learned, path: Path) -> None:
     """A new file that `taskrl pretrain --policy` plays. Raises ConfigError or RunFolderError when it cannot be that."""
     if not str(path).endswith(YAML):
         raise ConfigError(f"--schedule {str(path)!r} is no name of a schedule; let it end in .yaml.")
-    refuse_existing(path, "--schedule")
-    if not path.absolute().parent.is_dir():
-        raise RunFolderError(f"There is no folder {str(path.absolute().parent)!r} to write to; make it first.")
+    check_new_file(path, "--schedule")
     save_schedule(path, learned.specs, learned.card)
 
 

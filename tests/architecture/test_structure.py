@@ -31,8 +31,13 @@ FLOORS = (
         "taskrl.feature_files",
         "taskrl.mlflow_page",
         "taskrl.report",
+        "taskrl.report_choices",
+        "taskrl.report_compute",
+        "taskrl.report_curves",
         "taskrl.report_figures",
+        "taskrl.report_images",
         "taskrl.report_tables",
+        "taskrl.report_trust",
         "taskrl.run_folder",
         "taskrl.transfer",
     ),
@@ -46,8 +51,13 @@ ROOMS = {
     "taskrl.export_card": "taskrl.export",
     "taskrl.export_graphs": "taskrl.export",
     "taskrl.mlflow_model": "taskrl.export",
+    "taskrl.report_choices": "taskrl.report",
+    "taskrl.report_compute": "taskrl.report",
+    "taskrl.report_curves": "taskrl.report",
     "taskrl.report_figures": "taskrl.report",
+    "taskrl.report_images": "taskrl.report",
     "taskrl.report_tables": "taskrl.report",
+    "taskrl.report_trust": "taskrl.report",
 }
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
