@@ -235,7 +235,7 @@ def _dots(noise: Mapping[str, Any]) -> tuple[tuple[Dots, ...], tuple[Tick, ...],
                 text=amount(mean, 3, signed=True),
             )
         )
-    return tuple(dots), axis.ticks(5), axis.at(0.0)
+    return tuple(dots), axis.ticks(3), axis.at(0.0)
 
 
 def _pieces(task: str) -> list[str]:
