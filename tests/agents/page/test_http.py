@@ -27,7 +27,11 @@ def ask(
     try:
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode("utf-8", "replace")
+        return (
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read().decode("utf-8", "replace"),
+        )
     finally:
         connection.close()
 
