@@ -42,8 +42,8 @@ Named = dict[str, list[Series]]
 @dataclass(frozen=True, kw_only=True)
 class FinalsView:
     """overview: quality over training, a band a generator; x_label says in which unit. frames: each with its seeds.
-    left_out: generators beyond those that the overview draws. alike: those that another hides. spending: the
-    score against everything that was spent, or None.
+    left_out: generators beyond those that the overview draws. alike: those that another hides. uneven: some runs
+    stopped early. spending: the score against everything that was spent, or None.
     """
 
     overview: Chart
@@ -51,6 +51,7 @@ class FinalsView:
     num_seeds: int
     left_out: int
     alike: str
+    uneven: bool
     frames: tuple[Chart, ...]
     spending: Chart | None
     spending_y: str
@@ -150,6 +151,7 @@ def finals_view(result: Mapping[str, Any], order: Sequence[str], *, first: int) 
         num_seeds=max(len(lines) for lines in series.values()),
         left_out=len(names) - len(shown),
         alike=", ".join(f"{short(name)} ({short(twin)})" for name, twin in doubles.items()),
+        uneven=any(len({len(line) for line in lines}) > 1 for lines in series.values()),
         frames=tuple(run_charts(series, names, first=first)),
         spending=spending,
         spending_y=spending_y,

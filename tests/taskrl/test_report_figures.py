@@ -164,6 +164,13 @@ def test_equal_generators_are_drawn_once_and_named() -> None:
     assert view is not None and view.alike == "first (reference)"
 
 
+def test_runs_that_stopped_early_are_told() -> None:
+    stopped = result()
+    stopped["curves"]["prior"] = [[0.2, 0.3, 0.4], [0.2, 0.4, 0.5, 0.6, 0.7]]
+    even, uneven = (finals_view(each, NAMES, first=0) for each in (result(), stopped))
+    assert even is not None and not even.uneven and uneven is not None and uneven.uneven
+
+
 def test_search_is_charged_in_the_figure_of_spending() -> None:
     view = finals_view(result(), NAMES, first=0)
     assert view is not None and view.spending is not None and view.spending_y == "linear accuracy, %"

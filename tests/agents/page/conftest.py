@@ -19,7 +19,7 @@ class Watched:
     troubles: list[str] = field(default_factory=list)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: a thread can drive one playwright at a time, and others use it too
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine: install the distribution's package to test the page")

@@ -27,7 +27,11 @@ def ask(
     try:
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+        return (
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read().decode("utf-8", "replace"),
+        )
     finally:
         connection.close()
 
@@ -210,3 +214,38 @@ def test_numbers_stay_when_runs_come_and_go(tmp_path: Path, monkeypatch: pytest.
     assert shelf.numbered(1) is None
     with pytest.raises(RunFolderError, match="no folder"):
         Shelf([tmp_path / "nowhere"])
+
+
+def test_a_comparison_is_listed_with_its_table_claims_and_figure(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "question")
+    (run.path / "comparison.json").write_text("{}")
+    with served(tmp_path) as address:
+        assert "Nothing has been recorded yet." in ask(address, "/run/1")[2]
+        (run.path / "cells").mkdir()
+        (run.path / "cells" / "final-0a.json").write_text("{}")
+        status, _, text = ask(address, "/run/1")
+        assert status == 200 and "1 cell" in text
+        mean = {"mean": 81.0, "low": 80.0, "high": 82.0}
+        costs = {"train_flops": 2e12, "search_flops": 3e12, "total_flops": 5e12}
+        entry = {"method": "learned", "length": 1, "num": 4, "mark": "", "linear": mean, "knn": None, "quality": None}
+        entries = [{**entry, "difference": {"mean": 1.5, "low": 1.0, "high": 2.0}, **costs}]
+        result = {"verdict": "Use the learned policy.", "table": entries, "claims": [], "notes": ["a doubt"]}
+        finish_run(
+            run, {**result, "kind": "comparison", "break_even": {"sentence": "It pays from 3x."}, "split": "test"}
+        )
+        (run.path / "compare.png").write_bytes(b"\x89PNG\r\n")
+        status, _, text = ask(address, "/run/1")
+        assert status == 200
+        for part in (
+            "Use the learned policy.",
+            "It pays from 3x.",
+            "a doubt",
+            "81.0 [80.0, 82.0]",
+            "+1.5 [+1.0, +2.0]",
+        ):
+            assert part in text
+        assert ask(address, "/run/1/figure.png")[1]["content-type"] == "image/png"
+        assert 'name="runs"' not in ask(address, "/")[2]
+        finish_run(run, {"verdict": 3, "table": [{"method": "x"}], "claims": "x"})
+        status, _, text = ask(address, "/run/1")
+        assert status == 200 and "not as taskrl compare writes it" in text
