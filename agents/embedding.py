@@ -127,8 +127,7 @@ def embed(
     try:
         bad = _make_parts(job, reporter)
     except KeyboardInterrupt:
-        reporter.say(f"Stopped; the same command goes on from {str(parts)!r}.")
-        raise
+        raise KeyboardInterrupt(f"The same command goes on from {str(parts)!r}.") from None
     return _write(job, path, sha256, bad, out, reporter)
 
 

@@ -167,7 +167,7 @@ def test_ctrl_c_loses_nothing(
 
     monkeypatch.setattr(embedding, "_encode_part", interrupted)
     result = taskrl("embed", *command, "--out", f"f.{ending}")
-    assert result.exit_code == 130 and "the same command goes on" in result.stdout
+    assert result.exit_code == 130 and "Stopped. The same command goes on" in result.stderr
     assert not Path(f"f.{ending}").exists()
     assert "2 of 4 parts" in embed(*command, "--out", f"f.{ending}")
     assert encoded == [0, 16, 32, 32, 48], "what was finished is not encoded again"

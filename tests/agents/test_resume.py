@@ -183,7 +183,7 @@ def test_ctrl_c_exits_with_130_names_the_remedy_and_leaves_no_process(tmp_path: 
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stdout + stderr
-    assert f"go on with: taskrl resume {out}" in stdout
+    assert f"Stopped. What is finished is kept; go on with: taskrl resume {out}" in stderr
     assert "Traceback" not in stderr
     assert len(children) == 3
     deadline = time.monotonic() + 5
