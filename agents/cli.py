@@ -73,7 +73,7 @@ class OneSentence(TyperGroup):
         """As click's; errors of usage are told here."""
         standalone = extra.pop("standalone_mode", True)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(*args, **extra | {"standalone_mode": False})
         except UsageError as error:
             told = " ".join(error.format_message().split()).rstrip(".")
             if told:  # else the help was shown, because nothing was asked for
