@@ -14,7 +14,6 @@ from agents.commands.encoders import distill, embed, finetune, probe, quality
 from agents.commands.results import doctor, export, inspect, mlflow
 from agents.commands.runs import compare, pretrain, resume, train
 from agents.doctor import pair_problem
-from agents.entry import EXIT_INTERRUPTED
 from taskrl.errors import TaskrlError
 from taskrl.machine import versions
 
@@ -22,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 COMMANDS = (train, pretrain, compare, resume, embed, probe, quality, finetune, distill, inspect, export, mlflow, doctor)
 # what the machine refuses, wherever it happens: no room, no right to write
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-EXIT_BAD_INPUT, EXIT_TERMINATED = 2, 143
+EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 # of click, which newer typers bring along under another name
 UsageError: Any = typer.BadParameter.__mro__[1]
 
