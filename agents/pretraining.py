@@ -77,8 +77,8 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        reporter.say(f"Stopped. A pretraining cannot go on; remove {run.path} and give the command again.")
-        raise
+        sentence = f"A pretraining cannot go on; remove {run.path} and give the command again."
+        raise KeyboardInterrupt(sentence) from None
     finally:
         tracker.close(status)
     return run

@@ -77,8 +77,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        reporter.say(f"Stopped. What is finished is kept; go on with: taskrl resume {run.path}")
-        raise
+        raise KeyboardInterrupt(f"What is finished is kept; go on with: taskrl resume {run.path}") from None
     finally:
         pool.close()
         try:

@@ -73,8 +73,7 @@ def compare(
         with sitting(folder.run, work, assembled.problem.calibration):
             return _carry_out(plan, folder, tools)
     except KeyboardInterrupt:
-        reporter.say("Stopped. What is finished is kept; go on by giving the same command again.")
-        raise
+        raise KeyboardInterrupt("What is finished is kept; go on by giving the same command again.") from None
 
 
 def _check(assembled: Assembled, methods: Sequence[Method]) -> None:
