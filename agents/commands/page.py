@@ -31,8 +31,4 @@ def ui(
         if open_:
             webbrowser.open(address)
 
-    try:
-        serve(runs, host=host, port=port, ready=ready)
-    except KeyboardInterrupt:
-        typer.echo("Stopped.")
-        raise
+    serve(runs, host=host, port=port, ready=ready)

@@ -132,8 +132,7 @@ def _branches(jobs: Sequence[BranchJob], setup: WorkerSetup, reporter: Reporter)
                     found[index] = one
                     progress.advance(f"seed {one.job.train_seed}, decision {one.job.start + 1}")
         except KeyboardInterrupt:
-            reporter.say("Stopped; nothing was written.")
-            raise
+            raise KeyboardInterrupt("Nothing was written.") from None
     return [found[index] for index in range(len(jobs))]
 
 

@@ -45,7 +45,7 @@ def test_it_says_where_the_page_is_and_stops_when_told(number: int, code: int, t
             assert "Nothing has been recorded yet." in answer.read().decode()
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
-        assert (process.returncode, output, errors) == (code, "Stopped.\n", "")
+        assert (process.returncode, output, errors) == (code, "", "Stopped.\n")
 
 
 def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
