@@ -103,7 +103,7 @@ def test_stopped_it_has_written_nothing(finished: RunFolder, here: Path, monkeyp
 
     monkeypatch.setattr(counterfactual_page, "branch", stop)
     result = taskrl("inspect", finished.path, "--counterfactuals", "--out", "gains.json")
-    assert result.exit_code == 130 and "nothing was written" in result.stdout
+    assert result.exit_code == 130 and "Stopped. Nothing was written" in result.stderr
     assert snapshot(here) == {}
 
 
