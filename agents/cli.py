@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from agents.commands.encoders import distill, embed, finetune, probe, quality
+from agents.commands.page import ui
 from agents.commands.results import doctor, export, inspect, mlflow
 from agents.commands.runs import compare, pretrain, resume, train
 from agents.doctor import pair_problem
@@ -17,14 +19,22 @@ from taskrl.errors import TaskrlError
 from taskrl.machine import versions
 
 F = TypeVar("F", bound=Callable[..., Any])
-COMMANDS = (train, pretrain, compare, resume, embed, probe, quality, finetune, distill, inspect, export, mlflow, doctor)
+COMMANDS = (
+    *(train, pretrain, compare, resume, embed, probe, quality, finetune, distill),
+    *(inspect, export, ui, mlflow, doctor),
+)
 # what the machine refuses, wherever it happens: no room, no right to write
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
+# of click, which newer typers bring along under another name
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def friendly(command: F) -> F:
-    """User errors become one sentence and exit code 2; Ctrl-C exits with 130, SIGTERM with 143."""
+    """User errors become one sentence and exit code 2; Ctrl-C says so and exits with 130, SIGTERM with 143.
+
+    A command that can go on raises KeyboardInterrupt anew, with a sentence that says how.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -50,7 +60,8 @@ def friendly(command: F) -> F:
                 err=True,
             )
             raise typer.Exit(EXIT_BAD_INPUT) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            typer.echo(" ".join(["Stopped.", *map(str, interrupt.args)]), err=True)
             raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from None
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -58,7 +69,27 @@ def friendly(command: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+class OneSentence(TyperGroup):
+    """Options that cannot be read are errors like others: one sentence, exit code 2."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """As click's; errors of usage are told here."""
+        standalone = extra.pop("standalone_mode", True)
+        try:
+            code = super().main(*args, **extra | {"standalone_mode": False})
+        except UsageError as error:
+            told = " ".join(error.format_message().split()).rstrip(".")
+            if told:  # else the help was shown, because nothing was asked for
+                path = error.ctx.command_path if error.ctx else "taskrl"
+                typer.echo(f"Error: {told}; see {path} --help.", err=True)
+            code = EXIT_BAD_INPUT
+        if standalone:
+            sys.exit(code)
+        return code
+
+
 app = typer.Typer(
+    cls=OneSentence,
     help="Learn which self-supervised pretext task an encoder should train on next.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

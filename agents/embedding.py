@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import taskrl
-from agents.encoders import check_finite, encode_on, fit_to_images, readable
+from agents.encoders import at_own_size, check_finite, encode_on, fit_to_images, readable
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
@@ -33,7 +33,6 @@ from taskrl.types import Encode
 
 IMAGES_A_PART = 1024
 BYTES_A_PART = 2**28  # of decoded images, which all wait in memory at worst
-LARGE_STEM_SIZE = 224  # what torchvision's own weights were trained on
 SETTINGS, FEATURES, KEPT, BAD = "settings.json", "features", "kept", "bad"
 
 
@@ -86,22 +85,19 @@ def embed(
     out: Path,
     reporter: Reporter,
     *,
-    own_image_size: bool,
     batch_size: int | None = None,
 ) -> int:
     """Write the features of every image of the data to the new file `out`; returns their number.
 
-    own_image_size: images are read at the size that the encoder was trained on, not at the configuration's. What was
-    finished before a stop lies in `out`.parts, and the same call goes on from there. Raises ConfigError, DataError or
-    RunFolderError.
+    What was finished before a stop lies in `out`.parts, and the same call goes on from there. Raises ConfigError,
+    DataError or RunFolderError.
     """
     parts = _check_out(out)
     device = find_device(config.predictor.device)
     loaded = open_encoder(path, architecture)
-    for note in loaded.notes:
+    config, sized = at_own_size(loaded, config)
+    for note in (*loaded.notes, *sized):
         reporter.say(f"Note: {note}.")
-    if own_image_size:
-        config = _at_own_size(loaded, config, reporter)
     images = list_images(config, int(loaded.config["in_channels"]))
     for note in fit_to_images(loaded, images.shape):
         reporter.say(f"Note: {note}.")
@@ -127,8 +123,7 @@ def embed(
     try:
         bad = _make_parts(job, reporter)
     except KeyboardInterrupt:
-        reporter.say(f"Stopped; the same command goes on from {str(parts)!r}.")
-        raise
+        raise KeyboardInterrupt(f"The same command goes on from {str(parts)!r}.") from None
     return _write(job, path, sha256, bad, out, reporter)
 
 
@@ -216,15 +211,6 @@ def _from_arrays(config: ExperimentConfig) -> Images:
         read=read,
         stamp=stamp,
     )
-
-
-def _at_own_size(loaded: LoadedEncoder, config: ExperimentConfig, reporter: Reporter) -> ExperimentConfig:
-    """The configuration with the image size that the encoder was trained on, or that its stem is made for."""
-    small = loaded.config.get("small_stem", False)
-    size = int(loaded.config.get("image_size", config.data.image_size if small else LARGE_STEM_SIZE))
-    why = "as the encoder was trained" if "image_size" in loaded.config else "since the file does not say its size"
-    reporter.say(f"Images whose size is free are read at {size} pixels a side, {why}; --image-size names another.")
-    return config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})})
 
 
 def _bounds(num_images: int, batch_size: int, shape: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from taskrl.config import ExperimentConfig
 from taskrl.errors import DataError
 from taskrl.modalities.image.encoders import images_at_once, with_channels
 from taskrl.modalities.image.modeling import Encoder
@@ -15,6 +16,7 @@ from taskrl.types import Encode, Inputs
 
 NUM_STATISTICS = 128
 NUM_TAKEN = 512
+LARGE_STEM_SIZE = 224  # what torchvision's own weights were trained on
 
 
 def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
@@ -30,6 +32,19 @@ def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:
     if size != shape[1]:
         notes.append(f"the encoder was trained on images of {size} pixels a side, these have {shape[1]}")
     return notes
+
+
+def at_own_size(loaded: LoadedEncoder, config: ExperimentConfig) -> tuple[ExperimentConfig, tuple[str, ...]]:
+    """`config`, and sentences: where it was given no image size, that which the encoder was trained on, or that which
+    its stem is made for.
+    """
+    if "image_size" in config.data.model_fields_set:
+        return config, ()
+    small = loaded.config.get("small_stem", False)
+    size = int(loaded.config.get("image_size", config.data.image_size if small else LARGE_STEM_SIZE))
+    why = "as the encoder was trained" if "image_size" in loaded.config else "since the file does not say its size"
+    note = f"images whose size is free are read at {size} pixels a side, {why}; --image-size names another"
+    return config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})}), (note,)
 
 
 def encode_on(encoder: Encoder, device: torch.device, batch_size: int | None = None) -> Encode:

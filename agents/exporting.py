@@ -3,12 +3,13 @@
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agents.keeping import BEST, LAST, kept_folders
 from agents.policy_export import write_policy
+from taskrl.config import TrackingConfig
 from taskrl.errors import ConfigError, RunFolderError, unknown_name
 from taskrl.export import CONFIG, README, WEIGHTS, check_images, export_encoder, load_exported
 from taskrl.export_card import UNKNOWN_LICENSE, folder_snippet, stem_changes
@@ -67,6 +68,8 @@ class Source:
 def formats_named(given: Sequence[str]) -> tuple[str, ...]:
     """Formats from options, each of which may be a list with commas; none given is the folder. Raises ConfigError."""
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    if given and not names:
+        raise ConfigError(f"--format {', '.join(map(repr, given))} names no format; known: {', '.join(PLACES)}.")
     for name in names:
         if name not in PLACES and name not in ALIASES:
             raise ConfigError(unknown_name("format", name, (*PLACES, *ALIASES)))
@@ -96,6 +99,9 @@ def write_all(run: Path, request: Request, out: Path) -> list[Exported]:
     RunFolderError, one sentence each.
     """
     refuse_existing(out)
+    if _is_encoder(run) and request.license_name == UNKNOWN_LICENSE:
+        known = read_json(run / CONFIG).get("pretrained_cfg", {}).get("license", UNKNOWN_LICENSE)
+        request = replace(request, license_name=known)
     where = None if request.register is None else _registration(run, request)
     source = None if request.formats == (POLICY,) else _open(run, request.weights)
     if len(request.formats) == 1:
@@ -114,6 +120,10 @@ def _check(request: Request) -> None:
         raise ConfigError(f"--format {','.join(request.formats)} writes something new; say where with --out.")
     if request.weights not in (None, BEST, LAST):
         raise ConfigError(f"--weights is {request.weights!r}; name {BEST} or {LAST}.")
+    if request.weights is not None and request.formats == (POLICY,):
+        raise ConfigError(
+            f"--weights {request.weights} chooses an encoder, and a policy has none; leave --weights out."
+        )
     if not re.fullmatch(LICENSE, request.license_name):
         raise ConfigError(
             f"--license is {request.license_name!r}; name one as Hugging Face does, e.g. mit or apache-2.0."
@@ -198,8 +208,17 @@ def _open(run: Path, weights: str | None) -> Source:
     return Source(encoder=encoder, config=config, card=card, sha256=sha256)
 
 
+def _is_encoder(path: Path) -> bool:
+    """Whether this is a folder that export, finetune or distill wrote, and no run."""
+    return (path / CONFIG).is_file() and not RunFolder(path).config_file.is_file()
+
+
 def _encoder_folder(run: Path, weights: str | None) -> Path:
-    """The encoder's folder in a run or a comparison. Raises RunFolderError."""
+    """The encoder's folder in a run or a comparison, or `run` where it is one. Raises RunFolderError."""
+    if _is_encoder(run):
+        if weights is not None:
+            raise RunFolderError(f"{str(run)!r} is an encoder, not a run that may have two; leave --weights out.")
+        return run
     main = RunFolder.open(run).encoder
     if weights is None:
         return main
@@ -211,8 +230,8 @@ def _encoder_folder(run: Path, weights: str | None) -> Path:
 
 def _run_facts(run: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     """What result.json adds to the card of an encoder: accuracies of the same encoder, and what its search cost."""
-    file = RunFolder.open(run).result_file
-    if not file.is_file():
+    file = RunFolder(run).result_file
+    if _is_encoder(run) or not file.is_file():
         return {}
     rows = read_json(file).get("rows", [])
     keys = ("generator", "train_seed", "search_seed")
@@ -228,7 +247,8 @@ def _run_facts(run: Path, card: Mapping[str, Any]) -> dict[str, Any]:
 def _registration(run: Path, request: Request) -> Registration:
     """Where to register. Raises ConfigError or RunFolderError where that is unknown."""
     assert request.register is not None
-    folder = RunFolder.open(run)
+    folder = RunFolder(run.absolute()) if _is_encoder(run) else RunFolder.open(run)
+    experiment = TrackingConfig().experiment if _is_encoder(run) else folder.config().tracking.experiment
     note, run_id, uri = folder.checkpoints / "tracking.json", None, request.tracking_uri
     if uri is None:
         if not (folder.path / DATABASE_NAME).is_file():
@@ -241,7 +261,7 @@ def _registration(run: Path, request: Request) -> Registration:
         uri=uri,
         name=request.register,
         alias=request.alias,
-        experiment=folder.config().tracking.experiment,
+        experiment=experiment,
         run_id=run_id,
         artifact_root=None if database is None else database.parent / ARTIFACTS_NAME,
     )

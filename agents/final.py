@@ -119,10 +119,10 @@ def check_generator(assembled: Assembled, generator: Generator) -> None:
     shape = assembled.splits.pretraining.inputs.sample_shape
     problem = assembled.problem
     policy, _ = make_policy(generator, lambda codec: task_space(assembled.config, shape, codec), problem, seed=0)
-    _shown_to(policy, problem)
+    shown_to(policy, problem)
 
 
-def _shown_to(policy: TaskPolicy, problem: MetaProblem) -> ObservationSpec:
+def shown_to(policy: TaskPolicy, problem: MetaProblem) -> ObservationSpec:
     """What a saved policy learned to observe; the plain observation for others. Raises RunFolderError when it observes
     parts of the quality that are not measured here.
     """
@@ -166,7 +166,7 @@ def train_final(
             problem.unshaped(),
             task_space=task_space(config, shape, codec),
             build_task=_task_builder(problem, job.generator.source),
-            observation=_shown_to(policy, problem),
+            observation=shown_to(policy, problem),
         )
         env = make_env(played, online_episode(job.episode) if job.generator.source == ONLINE else job.episode)
         trace = run_episode(

@@ -122,8 +122,9 @@ def _one_seed(
     fresh = untrained_like(source.loaded.config, derive_seed(seed, "from scratch"))
     rows: list[Row] = []
     trained: dict[str, FineTuned] = {}
-    # a net that was never trained has no modules worth keeping: from scratch means all of them
-    for name, start, what in ((FINETUNED, encoder, how), (SCRATCH, fresh, How(None, how.linear_first))):
+    # a net that was never trained has no modules worth keeping, and a probe of its features is a poor start: from
+    # scratch means all of it, with a classifier that starts from 0
+    for name, start, what in ((FINETUNED, encoder, how), (SCRATCH, fresh, How(None, False))):
         found = fine_tune(start, data, what, training, seed=seed, after_rate=lambda: progress.advance(f"seed {seed}"))
         trained[name] = found
         scores = score(classify(found.encoder, found.classifier, inputs, training.device), labels)

@@ -11,24 +11,39 @@ from rich.table import Table
 from agents.compare.folder import is_comparison
 from agents.compare.outcome import inspect_comparison
 from agents.inspection.choices import TITLES, choice_rows
+from agents.inspection.counterfactual_page import CounterfactualRequest, counterfactuals
 from agents.inspection.document import document_of
 from agents.inspection.learned import learned_schedule, write_schedule
 from agents.inspection.paste import check_library, code_for
+from agents.inspection.why_of_run import plain_answer, why_of
+from agents.inspection.why_page import show_why
 from agents.progress import Reporter
+from agents.rebuilding import rebuild_report
 from agents.results import show
 from taskrl.errors import ConfigError
 from taskrl.run_folder import RunFolder
 
 
-def inspect_as(path: Path, *, schedule: Path | None, rows: int | None, library: str | None, as_json: bool) -> None:
-    """One of: the usual page, a new schedule file, code, or one JSON document; code and JSON stand alone on standard
-    output. Raises ConfigError where two are asked for.
+def inspect_as(
+    path: Path,
+    *,
+    schedule: Path | None,
+    rows: int | None,
+    library: str | None,
+    as_json: bool,
+    report: Path | None = None,
+    why: bool = False,
+    what_if: CounterfactualRequest | None = None,
+) -> None:
+    """One of: the usual page, a new schedule file, code, one JSON document, a new report, why it chooses, or what other
+    tasks would have gained; code and JSON stand alone on standard output. Raises ConfigError where two are asked for.
     """
     asked = {"--schedule": schedule is not None, "--as": library is not None, "--json": as_json}
+    asked |= {"--report": report is not None, "--why": why, "--counterfactuals": what_if is not None}
     given = [name for name, is_given in asked.items() if is_given]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} were given together; ask for one at a time.")
-    if rows is not None and not given:
+    if rows is not None and not {*given} & {"--schedule", "--as", "--json"}:
         raise ConfigError(f"--rows {rows} is for --schedule, --as and --json; give one of them.")
     reporter = Reporter()
     if schedule is not None:
@@ -38,11 +53,17 @@ def inspect_as(path: Path, *, schedule: Path | None, rows: int | None, library: 
             reporter.say(f"{index / len(learned.specs):4.0%}  {spec.describe()}")
         reporter.say(f"Schedule: {schedule}")
         reporter.say(f"Play it: taskrl pretrain --policy {schedule} --config {path / 'config.yaml'} --out NEW-FOLDER")
+    elif report is not None:
+        rebuild_report(path, report, reporter)
     elif library is not None:
         check_library(library)
         typer.echo(code_for(library, learned_schedule(path, rows)), nl=False)
     elif as_json:
         typer.echo(json.dumps(document_of(path, rows), indent=1, allow_nan=False))
+    elif why:
+        inspect_why(path, reporter)
+    elif what_if is not None:
+        counterfactuals(path, what_if, reporter)
     elif is_comparison(path):
         inspect_comparison(path, reporter)
     else:
@@ -59,6 +80,16 @@ def inspect_run(path: Path, reporter: Reporter) -> None:
     for row in result["schedule"]:
         reporter.say(f"{row['progress']:4.0%}  {row['task']}")
     show(run, result, reporter)
+
+
+def inspect_why(path: Path, reporter: Reporter) -> None:
+    """Print what the choices of a run's policy hang on; one sentence where there is no policy to ask."""
+    plain = None if is_comparison(path) else plain_answer(RunFolder.open(path))
+    if plain:
+        reporter.say(plain)
+        return
+    why = why_of(path)
+    show_why(why, RunFolder.open(path).result()["choices"]["parts"], reporter)
 
 
 def choices_table(parts: Mapping[str, Any]) -> Table:

@@ -60,28 +60,32 @@ class SB3TaskPolicy:
         self.policy.set_training_mode(False)
         with torch.no_grad():
             if self._kind.family == "logits":
-                parts, state = self._part_probabilities(observation, state)
-                rows = [int(p.argmax()) if deterministic else int(self._rng.choice(len(p), p=p)) for p in parts]
+                parts, state = self._part_probabilities(observation[None], state)
+                rows = [int(p.argmax()) if deterministic else int(self._rng.choice(len(p), p=p)) for (p,) in parts]
                 return np.array(rows, dtype=np.int64), state
             if self._kind.family == "values":
                 if not deterministic and self._rng.random() < FINAL_EXPLORATION:
                     return np.array(self._prior.sample(), dtype=np.int64), state
-                return np.array(int(self._values(observation).argmax()), dtype=np.int64), state
-            mean, std = self._gaussian(observation)
+                return np.array(int(self._values(observation[None])[0].argmax()), dtype=np.int64), state
+            (mean,), (std,) = self._gaussian(observation[None])
             noise = np.zeros_like(mean) if deterministic else self._rng.standard_normal(len(mean))
             return np.tanh(mean + std * noise).astype(np.float32), state
 
     def probabilities(self, observation: Observation) -> Mapping[str, NDArray[np.float64]]:
         """Part of the canonical action -> probability of each level (Gaussian policies: from 256 fixed draws)."""
+        return {name: rows[0] for name, rows in self.probabilities_of(observation[None]).items()}
+
+    def probabilities_of(self, observations: NDArray[np.float32]) -> Mapping[str, NDArray[np.float64]]:
+        """`probabilities` of several observations (N, size) at once: part -> (N, levels). Each is asked about as if it
+        was the first of an episode.
+        """
         with torch.no_grad():
             if self._kind.family == "logits":
-                parts, _ = self._part_probabilities(observation, None)
-                return dict(zip(self.space.part_names(), parts, strict=True))
-            weighted = self._weighted_actions(observation)
-        tables = [np.zeros(len(part.levels)) for part in self.space.parts]
-        for action, weight in weighted:
-            for table, index in zip(tables, self.space.level_indices(self.space.decode(action)), strict=True):
-                table[index] += weight
+                tables, _ = self._part_probabilities(observations, None)
+            elif self._kind.family == "values":
+                tables = self._choice_probabilities(observations)
+            else:
+                tables = self._drawn_probabilities(observations)
         return dict(zip(self.space.part_names(), tables, strict=True))
 
     def save(self, folder: Path, card: Mapping[str, object]) -> None:
@@ -104,37 +108,50 @@ class SB3TaskPolicy:
             write_text(draft / CARD, to_json(described))
             write_manifest(draft)
 
-    def _part_probabilities(self, observation: Observation, state: Any) -> tuple[list[NDArray[np.float64]], Any]:
+    def _part_probabilities(
+        self, observations: NDArray[np.float32], state: Any
+    ) -> tuple[list[NDArray[np.float64]], Any]:
+        """Probabilities (N, levels) of each part."""
         policy: Any = self.policy
-        tensor = torch.as_tensor(observation, dtype=torch.float32)[None]
+        tensor = torch.as_tensor(observations, dtype=torch.float32)
         if self._kind.policy == "MlpLstmPolicy":
-            start = torch.zeros(1) if state is not None else torch.ones(1)
-            shape = policy.lstm_hidden_state_shape
+            start = torch.zeros(len(tensor)) if state is not None else torch.ones(len(tensor))
+            num_layers, _, size = policy.lstm_hidden_state_shape
+            shape = (num_layers, len(tensor), size)
             hidden = state or (torch.zeros(shape), torch.zeros(shape))
             distribution, state = policy.get_distribution(tensor, hidden, start)
         else:
             distribution = policy.get_distribution(tensor)
         categoricals = getattr(distribution, "distributions", None) or distribution.distribution
-        rows = [categorical.probs[0].double().numpy() for categorical in categoricals]
-        return [row / row.sum() for row in rows], state
+        tables = [categorical.probs.double().numpy() for categorical in categoricals]
+        return [table / table.sum(axis=1, keepdims=True) for table in tables], state
 
-    def _values(self, observation: Observation) -> NDArray[np.float64]:
-        values: torch.Tensor = self.policy.q_net(torch.as_tensor(observation, dtype=torch.float32)[None])  # type: ignore[operator]
-        return values[0].double().numpy()
+    def _values(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
+        values: torch.Tensor = self.policy.q_net(torch.as_tensor(observations, dtype=torch.float32))  # type: ignore[operator]
+        return values.double().numpy()
 
-    def _gaussian(self, observation: Observation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _gaussian(self, observations: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         actor: Any = self.policy.actor
-        mean, log_std, _ = actor.get_action_dist_params(torch.as_tensor(observation, dtype=torch.float32)[None])
-        return mean[0].double().numpy(), log_std[0].double().exp().numpy()
+        mean, log_std, _ = actor.get_action_dist_params(torch.as_tensor(observations, dtype=torch.float32))
+        return mean.double().numpy(), log_std.double().exp().numpy()
 
-    def _weighted_actions(self, observation: Observation) -> list[tuple[Any, float]]:
-        if self._kind.family == "values":
-            weights = FINAL_EXPLORATION * self.space.prior_weights(self.agent.prior_strength)
-            weights[int(self._values(observation).argmax())] += 1 - FINAL_EXPLORATION
-            return [(np.int64(index), float(weight)) for index, weight in enumerate(weights)]
-        mean, std = self._gaussian(observation)
-        draws = numpy_generator(0, "level probabilities").standard_normal((NUM_DRAWS, len(mean)))
-        return [(action, 1 / NUM_DRAWS) for action in np.tanh(mean + std * draws).astype(np.float32)]
+    def _choice_probabilities(self, observations: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+        prior = FINAL_EXPLORATION * self.space.prior_weights(self.agent.prior_strength)
+        weights = np.tile(prior, (len(observations), 1))
+        weights[np.arange(len(weights)), self._values(observations).argmax(axis=1)] += 1 - FINAL_EXPLORATION
+        levels = np.array([self.space.level_indices(self.space.decode(i)) for i in range(weights.shape[1])])
+        parts = zip(self.space.parts, levels.T, strict=True)
+        return [weights @ np.eye(len(part.levels))[column] for part, column in parts]
+
+    def _drawn_probabilities(self, observations: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+        mean, std = self._gaussian(observations)
+        draws = numpy_generator(0, "level probabilities").standard_normal((NUM_DRAWS, mean.shape[1]))
+        actions = np.tanh(mean[:, None] + std[:, None] * draws).astype(np.float32)
+        levels = self.space.box_level_indices(actions.reshape(-1, mean.shape[1])).reshape(actions.shape)
+        return [
+            np.stack([(levels[:, :, column] == level).mean(axis=1) for level in range(len(part.levels))], axis=1)
+            for column, part in enumerate(self.space.parts)
+        ]
 
 
 def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:

@@ -10,7 +10,7 @@ from agents.final import reference_episode
 from agents.preparation import mean_curve, reference_seeds
 from agents.sb3 import Decision, SB3MetaOptimizer
 from agents.session import Session, decision_metrics, preparation_of
-from taskrl.config import ExperimentConfig
+from taskrl.config import AgentConfig, ExperimentConfig
 from taskrl.folders import read_json
 from taskrl.meta import SearchBudget
 from taskrl.report_figures import duration
@@ -20,17 +20,15 @@ from taskrl.tracking import Tracker
 PRIOR = "prior"
 
 
-def search(session: Session) -> dict[str, float]:
+def search(session: Session) -> dict[str, Any]:
     """Learn the policy (or find it finished) and save it; what the search cost."""
     run, config = session.run, session.config
     record = run.checkpoints / "search.json"
     if record.is_file() and run.policy.is_dir():
         return read_json(record)
     started = time.perf_counter()
-    group = config.agent.group_size
-    num_episodes = math.ceil(config.agent.episodes / group) * group
     log = SearchLog(session.tracker, config.episode.decisions)
-    with session.reporter.task("Search", num_episodes, "episode") as progress:
+    with session.reporter.task("Search", num_episodes(config.agent), "episode") as progress:
 
         def observe(decision: Decision) -> None:
             quality = log.add(decision)
@@ -53,14 +51,17 @@ def search(session: Session) -> dict[str, float]:
     _save_policy(policy, run.policy, config)
     total = optimizer.spent + preparation_of(run).spent
     curve = config.reward.reference_curve if config.reward.shaping == "relative" else []
+    reached: list[float] = []
     if not curve:
         references = [result for _, result in session.pool.map(reference_episode, reference_seeds(config))]
         curve = mean_curve([qualities for qualities, _ in references])
+        reached = [qualities[-1] for qualities, _ in references]
         total = sum((compute for _, compute in references), total)
-    spent = {
+    spent: dict[str, Any] = {
         "flops": total.flops,
         "images": total.images,
         "reference_quality": curve[-1],
+        "reference_qualities": reached,
         "wall_seconds": round(time.perf_counter() - started, 2),
         "overhead_share": round(log.overhead_share, 4),
     }
@@ -70,6 +71,11 @@ def search(session: Session) -> dict[str, float]:
     )
     write_result(record, spent)
     return spent
+
+
+def num_episodes(agent: AgentConfig) -> int:
+    """Of a whole search: groups are always full."""
+    return math.ceil(agent.episodes / agent.group_size) * agent.group_size
 
 
 def _save_policy(policy: Any, folder: Path, config: ExperimentConfig) -> None:

@@ -4,18 +4,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.final import FIXED, NAMED, YAML, FinalJob, Generator, check_generator, generator_named, train_final
+from agents.final import (
+    FIXED,
+    NAMED,
+    YAML,
+    FinalJob,
+    FinalResult,
+    Generator,
+    check_generator,
+    generator_named,
+    train_final,
+)
 from agents.forecast import cost_notes
 from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
-from agents.session import data_notes, decision_metrics
-from taskrl.assemble import assemble, load_data, with_reward
+from agents.session import data_notes, decision_metrics, pretraining_file
+from agents.sitting import Sitting, sitting
+from taskrl.assemble import Assembled, assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
 from taskrl.run_folder import RunFolder, refuse_existing, write_result
-from taskrl.tracking import open_tracker
+from taskrl.tracking import Tracker, open_tracker
 
 
 def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporter) -> RunFolder:
@@ -43,43 +54,44 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
     )
     status = "FAILED"
+    plan = Sitting(data=assembled.data_name, num_workers=1, episodes=0, finals=1)
     try:
-        tracker.log_params({**flatten(config.model_dump()), "policy": policy})
-        final = config.final
-        job = FinalJob(
-            generator=generator,
-            episode=config.final.episode,
-            search_seed=config.seed,
-            train_seed=0,
-            export_to=run.encoder,
-            read_test=final.test,
-        )
-        with reporter.task("Pretraining", final.decisions, "decision") as progress:
-
-            def after(index: int, info: Any) -> None:
-                tracker.log_metrics(decision_metrics(info, info["reward_parts"]["gain"]), step=index)
-                progress.advance(f"quality {info['quality']:.3f}")
-
-            result = train_final(assembled, job, after)
-        for sentence in result.test_reads:
-            run.log_test_read(sentence)
-        row = result.row | {"search_flops": 0, "search_images": 0}
-        reporter.say(_kept_note(row, result.trace.qualities if result.trace else (), final))
-        stored = StoredFinal.of(row, result.trace)
-        finish(run, assembled, [stored], pixels=None, search=None, reporter=reporter, tracker=tracker)
+        with sitting(run, plan, assembled.problem.calibration):
+            tracker.log_params({**flatten(config.model_dump()), "policy": policy})
+            final = config.final
+            job = FinalJob(
+                generator=generator,
+                episode=config.final.episode,
+                search_seed=config.seed,
+                train_seed=0,
+                export_to=run.encoder,
+                read_test=final.test,
+            )
+            result = _trained(assembled, job, tracker, reporter)
+            for sentence in result.test_reads:
+                run.log_test_read(sentence)
+            row = result.row | {"search_flops": 0, "search_images": 0}
+            reporter.say(_kept_note(row, result.trace.qualities if result.trace else (), final))
+            stored = StoredFinal.of(row, result.trace)
+            finish(run, assembled, [stored], pixels=None, search=None, reporter=reporter, tracker=tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        reporter.say(f"Stopped. A pretraining cannot go on; remove {run.path} and give the command again.")
-        raise
+        sentence = f"A pretraining cannot go on; remove {run.path} and give the command again."
+        raise KeyboardInterrupt(sentence) from None
     finally:
         tracker.close(status)
     return run
 
 
-def pretraining_file(run: RunFolder) -> Path:
-    """What marks a run as a pretraining, which cannot be resumed."""
-    return run.checkpoints / "pretraining.json"
+def _trained(assembled: Assembled, job: FinalJob, tracker: Tracker, reporter: Reporter) -> FinalResult:
+    with reporter.task("Pretraining", job.episode.decisions, "decision") as progress:
+
+        def after(index: int, info: Any) -> None:
+            tracker.log_metrics(decision_metrics(info, info["reward_parts"]["gain"]), step=index)
+            progress.advance(f"quality {info['quality']:.3f}")
+
+        return train_final(assembled, job, after)
 
 
 def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalConfig) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from agents.encoders import NUM_TAKEN, encode_on, features_of, fit_to_images, set_statistics
+from agents.encoders import NUM_TAKEN, at_own_size, encode_on, features_of, fit_to_images, set_statistics
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
@@ -113,11 +113,12 @@ def probe(
     """
     device = find_device(config.predictor.device)
     loaded = open_encoder(path, architecture)
+    config, sized = at_own_size(loaded, config)
     splits = make_splits(load_data(config), seed=config.data.split_seed)
     shape = splits.pretraining.inputs.sample_shape
-    notes = [*splits.notes, *loaded.notes, *fit_to_images(loaded, shape)]
+    notes = [*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape)]
     if splits.fitting is None:
-        raise DataError(f"{splits.name} has no labels, and accuracy needs them; name data with labels.")
+        raise DataError(f"{splits.unlabelled}, and accuracy needs them; name data with labels.")
     scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
     if scored.labels is None:
         raise DataError(f"{splits.name} has no labels to score, and accuracy needs them; name data with labels.")

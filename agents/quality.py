@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from agents.encoders import check_finite, encode_on, fit_to_images, readable, set_statistics
+from agents.encoders import at_own_size, check_finite, encode_on, fit_to_images, readable, set_statistics
 from agents.progress import Reporter
 from taskrl.assemble import load_data
 from taskrl.config import ExperimentConfig
@@ -79,9 +79,10 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
     pretraining images, whichever gives the larger total: a floor that leaves no doubt. Raises ConfigError or DataError.
     """
     loaded = open_encoder(path, architecture)
+    config, sized = at_own_size(loaded, config)
     splits = make_splits(load_data(config), seed=config.data.split_seed)
     shape = splits.pretraining.inputs.sample_shape
-    notes = [*splits.notes, *loaded.notes, *fit_to_images(loaded, shape)]
+    notes = [*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape)]
     num_images = min(len(splits.probe.inputs), config.reward.panel_images)
     if num_images < LEAST_IMAGES:
         raise DataError(

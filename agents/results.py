@@ -3,46 +3,63 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agents.figures import write_figures
 from agents.galleries import view_galleries
+from agents.inspection.observed import observed_in
+from agents.inspection.why_of_run import why_of_finals
 from agents.keeping import kept_folders
+from agents.logbook import log_record, mean_shares
 from agents.progress import Reporter
 from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
 from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
+from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.report import render_report
+from taskrl.report_images import Gallery
 from taskrl.run_folder import RunFolder, write_result
+from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
-from taskrl.tracking import Tracker
+from taskrl.tracking import METRICS_NAME, Tracker
 
 RESULT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class StoredFinal:
-    """A finished encoder as it is kept in checkpoints/finals: its row, and its episode decision by decision."""
+    """A finished encoder as it is kept in checkpoints/finals: its row, and its episode decision by decision.
+
+    observations: what the learned policy observed at each decision; entries: their names. Both are empty for other
+    generators, and in files of earlier versions.
+    """
 
     row: dict[str, Any]
     specs: list[str]
     qualities: list[float]
     choices: list[dict[str, list[float]]]
+    observations: list[list[float]] = field(default_factory=list)
+    entries: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(row: dict[str, Any], trace: Trace | None) -> "StoredFinal":
         if trace is None:
             return StoredFinal(row, [], [], [])
         choices = [{name: probabilities.tolist() for name, probabilities in table.items()} for table in trace.choices]
-        return StoredFinal(row, list(trace.specs), list(trace.qualities), choices)
+        stored = StoredFinal(row, list(trace.specs), list(trace.qualities), choices)
+        if row["generator"] != LEARNED:
+            return stored
+        observations = [[round(float(value), 6) for value in observation] for observation in trace.observations]
+        return replace(stored, observations=observations, entries=list(trace.entries))
 
     def write(self, path: Path) -> None:
         write_result(path, vars(self))
@@ -64,7 +81,7 @@ def finish(
     finals: Sequence[StoredFinal],
     *,
     pixels: Mapping[str, float] | None,
-    search: Mapping[str, float] | None,
+    search: Mapping[str, Any] | None,
     noise: Mapping[str, Any] | None = None,
     reporter: Reporter,
     tracker: Tracker,
@@ -85,6 +102,7 @@ def finish(
             tracker.log_metrics(numbers, step=0, kind=kind)
     learned = [final for final in finals if final.row["generator"] == LEARNED]
     shown = learned or [final for final in finals if final.specs][:1]
+    observed = observed_in([(row.row["train_seed"], row.observations, row.entries, row.specs) for row in learned])
     result = {
         "format_version": RESULT_VERSION,
         "data": assembled.data_name,
@@ -97,19 +115,31 @@ def finish(
         "search": None if search is None else {**search, "episodes": episodes},
         "noise": noise,
         "validity": validity,
-        "choices": _choices(assembled, shown),
-        "curves": _curves(finals),
-        "schedule": _schedule(shown),
+        "choices": choices(assembled.problem.task_space, shown),
+        "why": why_of_finals(run, assembled, observed),
+        "curves": curves(finals),
+        "schedule": schedule(shown),
+        "shares": mean_shares([final.specs for final in shown]),
+        "log": _log(run, config, searched=search is not None),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
     }
-    galleries = view_galleries(assembled, _usual_specs(shown))
-    write_atomically(run.report, render_report(result, galleries))
+    if observed:
+        observed.write(run.observations)
+    _keep(run, result, view_galleries(assembled, [final.specs for final in shown], _named(shown)), tracker)
+    show(run, result, reporter)
+
+
+def _keep(run: RunFolder, result: Mapping[str, Any], galleries: Sequence[Gallery], tracker: Tracker) -> None:
+    """The report, the result and, where MLflow takes part, the figures."""
+    write_atomically(run.report, render_report(result, galleries, name=run.path.name, test_reads=run.test_reads_made()))
     write_result(run.result_file, result)
     for path in (run.result_file, run.report):
         tracker.log_artifact(path)
-    show(run, result, reporter)
+    if result["config"]["tracking"]["uri"].lower() != "none":
+        write_figures(result, galleries, run.figures)
+        tracker.log_artifact(run.figures)
 
 
 def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
@@ -147,20 +177,19 @@ def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     episodes: dict[int, dict[str, Any]] = {}
     with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:
         for line in file:
-            entry = json.loads(line)
-            if entry["kind"] == "episode":
+            if '"episode"' in line and (entry := json.loads(line))["kind"] == "episode":
                 episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
     return [episodes[index] for index in sorted(episodes)]
 
 
-def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, Any]:
+def choices(space: TaskSpace, finals: Sequence[StoredFinal]) -> dict[str, Any]:
     """Mean probabilities over the finals that came so far, for each part of the action and each decision."""
     num = max((len(final.choices) for final in finals), default=0)
     if not num:
         return {"progress": [], "parts": {}}
     columns = [[final.choices[index] for final in finals if index < len(final.choices)] for index in range(num)]
     parts = {}
-    for part in assembled.problem.task_space.parts:
+    for part in space.parts:
         table = np.array([np.mean([row[part.name] for row in column], axis=0) for column in columns])
         parts[part.name] = {
             "levels": list(part.levels),
@@ -171,12 +200,23 @@ def _choices(assembled: Assembled, finals: Sequence[StoredFinal]) -> dict[str, A
     return {"progress": [round(index / planned, 4) for index in range(num)], "parts": parts}
 
 
-def _curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
-    curves: dict[str, list[list[float]]] = {}
+def curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
+    """Quality after every decision: a line for every seed of a generator."""
+    found: dict[str, list[list[float]]] = {}
     for final in finals:
         if final.qualities and final.row["quality"] is not None:
-            curves.setdefault(str(final.row["generator"]), []).append(final.qualities)
-    return curves
+            found.setdefault(str(final.row["generator"]), []).append(final.qualities)
+    return found
+
+
+def _log(run: RunFolder, config: ExperimentConfig, *, searched: bool) -> dict[str, Any] | None:
+    decisions, group_size = config.episode.decisions, config.agent.group_size
+    return log_record(run.path / METRICS_NAME, decisions=decisions, group_size=group_size, searched=searched)
+
+
+def _named(finals: Sequence[StoredFinal]) -> str:
+    """How the report calls the generator of `finals`."""
+    return str(finals[0].row["generator"]) if finals else ""
 
 
 def _usual_specs(finals: Sequence[StoredFinal]) -> list[str]:
@@ -190,7 +230,8 @@ def _planned(finals: Sequence[StoredFinal]) -> int:
     return max((int(final.row.get("planned_decisions", final.row["num_decisions"])) for final in finals), default=0)
 
 
-def _schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+def schedule(finals: Sequence[StoredFinal]) -> list[dict[str, Any]]:
+    """The task that was trained most often at each decision, in words."""
     planned = _planned(finals)
     specs = _usual_specs(finals)
     return [

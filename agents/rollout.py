@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.task_generation import TaskGenerationEnv
-from taskrl.meta import OnlineTaskPolicy, TaskPolicy
+from taskrl.meta import Observation, OnlineTaskPolicy, TaskPolicy
 from taskrl.types import Compute
 
 
@@ -17,7 +17,7 @@ class Trace:
     """What happened in an episode, decision by decision; one that was stopped has fewer than `num_planned` of them.
 
     qualities has one entry more than specs: the untrained encoder's comes first. choices: probabilities at each
-    decision.
+    decision. observations: what was observed there (size,) each; entries: their names.
     """
 
     specs: tuple[str, ...]
@@ -25,6 +25,8 @@ class Trace:
     qualities: tuple[float, ...]
     infos: tuple[Mapping[str, Any], ...]
     choices: tuple[Mapping[str, NDArray[np.float64]], ...]
+    observations: tuple[Observation, ...]
+    entries: tuple[str, ...]
     compute: Compute
     wall_seconds: float
     num_planned: int
@@ -45,10 +47,11 @@ def run_episode(
     """
     observation, first = env.reset(seed=seed)
     state: Any = None
-    specs, rewards, qualities, infos, choices = [], [], [first["quality"]], [], []
+    specs, rewards, qualities, infos, choices, observations = [], [], [first["quality"]], [], [], []
     wall_s = 0.0
     done = False
     while not done:
+        observations.append(observation)
         choices.append(policy.probabilities(observation))
         action, state = policy.propose(observation, state, deterministic=deterministic)
         observation, reward, done, _, info = env.step(action)
@@ -68,6 +71,8 @@ def run_episode(
         qualities=tuple(qualities),
         infos=tuple(infos),
         choices=tuple(choices),
+        observations=tuple(observations),
+        entries=env.observation_names,
         compute=trained + measured,
         wall_seconds=wall_s,
         num_planned=env.episode.decisions,

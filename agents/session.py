@@ -42,6 +42,11 @@ def preparation_file(run: RunFolder) -> Path:
     return run.checkpoints / "preparation.json"
 
 
+def pretraining_file(run: RunFolder) -> Path:
+    """What marks a run as a pretraining, which cannot be resumed."""
+    return run.checkpoints / "pretraining.json"
+
+
 def preparation_of(run: RunFolder) -> Preparation:
     """What was measured when the run began; nothing for a run of an earlier version."""
     file = preparation_file(run)
@@ -72,8 +77,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        reporter.say(f"Stopped. What is finished is kept; go on with: taskrl resume {run.path}")
-        raise
+        raise KeyboardInterrupt(f"What is finished is kept; go on with: taskrl resume {run.path}") from None
     finally:
         pool.close()
         try:

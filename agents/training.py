@@ -1,8 +1,9 @@
 """The main job: learn a task policy, train final encoders with it and with the yardsticks, write the comparison."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from agents.final import (
     SUPERVISED,
@@ -18,13 +19,22 @@ from agents.final import (
 from agents.forecast import cost_notes, search_notes
 from agents.keeping import copy_kept, kept_folders, stop_notes
 from agents.online import ONLINE
-from agents.policy_search import PRIOR, search
+from agents.policy_search import PRIOR, num_episodes, search
 from agents.preparation import NOTHING, prepare, settle
-from agents.pretraining import find_policy, pretraining_file
+from agents.pretraining import find_policy
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.schedule import SCHEDULE
-from agents.session import Session, data_notes, decision_metrics, open_session, preparation_file, preparation_of
+from agents.session import (
+    Session,
+    data_notes,
+    decision_metrics,
+    open_session,
+    preparation_file,
+    preparation_of,
+    pretraining_file,
+)
+from agents.sitting import Sitting, sitting
 from agents.summary import LEARNED
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
@@ -107,7 +117,8 @@ def _say_data(assembled: Assembled, reporter: Reporter) -> None:
 
 
 def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> RunFolder:
-    with open_session(run, dataset, assembled, reporter) as session:
+    images = assembled.problem.calibration
+    with open_session(run, dataset, assembled, reporter) as session, sitting(run, _plan(session), images):
         _announce(session)
         spent = search(session) if session.config.mode == SEARCH else None
         finals = _finals(session, spent)
@@ -126,16 +137,29 @@ def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporte
     return run
 
 
+def _plan(session: Session) -> Sitting:
+    config = session.config
+    return Sitting(
+        data=session.assembled.data_name,
+        num_workers=session.pool.num_workers,
+        episodes=num_episodes(config.agent) if config.mode == SEARCH else 0,
+        finals=_num_finals(session),
+    )
+
+
+def _num_finals(session: Session) -> int:
+    return session.config.final.seeds * (1 + len(_yardsticks(session)))
+
+
 def _announce(session: Session) -> None:
     """What this will cost, before it starts."""
     config = session.config
-    num_finals = config.final.seeds * (1 + len(_yardsticks(session)))
     for note in (
         *cost_notes(
             session.assembled,
             [
                 *([("Search", config.agent.episodes, config.episode)] if config.mode == SEARCH else []),
-                ("Final encoders, without scoring", num_finals, config.final.episode),
+                ("Final encoders, without scoring", _num_finals(session), config.final.episode),
             ],
         ),
         *(search_notes(config) if config.mode == SEARCH and config.final.seeds else []),
@@ -145,7 +169,7 @@ def _announce(session: Session) -> None:
         session.reporter.say(note)
 
 
-def _finals(session: Session, spent: dict[str, float] | None) -> list[StoredFinal]:
+def _finals(session: Session, spent: Mapping[str, Any] | None) -> list[StoredFinal]:
     """All final encoders, each kept as it finishes; those of an earlier sitting are not trained again."""
     config, run = session.config, session.run
     if not config.final.seeds:
@@ -198,7 +222,7 @@ def _job(session: Session, generator: Generator, train_seed: int) -> FinalJob:
     )
 
 
-def _search_cost(generator: Generator, spent: dict[str, float] | None) -> dict[str, float]:
+def _search_cost(generator: Generator, spent: Mapping[str, Any] | None) -> dict[str, float]:
     charged = spent if generator.name in (LEARNED, ARGMAX) and spent else {"flops": 0, "images": 0}
     return {f"search_{name}": charged[name] for name in ("flops", "images")}
 

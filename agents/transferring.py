@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.encoders import check_finite, encode_on, fit_to_images, readable
+from agents.encoders import at_own_size, check_finite, encode_on, fit_to_images, readable
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
@@ -55,10 +55,11 @@ def open_source(
     if seeds < 1:
         raise ConfigError(f"{seeds} seeds train nothing; give --seeds at least 1.")
     loaded = open_encoder(path, architecture)
+    config, sized = at_own_size(loaded, config)
     splits = make_splits(load_data(config), seed=config.data.split_seed)
     inputs = splits.pretraining.inputs
     shape, device = inputs.sample_shape, find_device(config.predictor.device)
-    notes = (*splits.notes, *loaded.notes, *fit_to_images(loaded, shape))
+    notes = (*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape))
     example = with_channels(inputs.take(torch.arange(min(NUM_EXAMPLES, len(inputs)))), loaded.encoder)
     with readable(shape):
         check_finite(encode_on(loaded.encoder.to(device).eval(), device)(example))

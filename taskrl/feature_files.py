@@ -22,6 +22,7 @@ from taskrl.folders import sync, to_json, write_text
 ENDINGS = (".parquet", ".npz", ".csv")
 METADATA_KEY = b"taskrl"
 NO_LABEL = -1
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # OWASP, CSV injection
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip file can hold
 
 
@@ -56,7 +57,8 @@ def write_features(
 
     parquet: columns name, class, label, split and features (a fixed-size list of float32); metadata as JSON under
     "taskrl" of the schema. npz: names, classes, splits ("" where there is none), labels (-1), features, and metadata as
-    JSON. csv: name, class, label, split, f0 ...; metadata in `sidecar`.
+    JSON. csv: name, class, label, split, f0 ...; metadata in `sidecar`; names and classes that spreadsheets would run
+    as formulas are marked (`inert`).
     """
     if path.suffix == ".npz":
         _write_npz(path, rows, num_rows, feature_dim, metadata)
@@ -83,11 +85,20 @@ def _write_tables(path: Path, rows: Iterable[FeatureRows], feature_dim: int, met
             features = [pa.FixedSizeListArray.from_arrays(flat, feature_dim)]
             if is_csv:
                 features = [pa.array(np.ascontiguousarray(column), pa.float32()) for column in part.features.T]
+            names, classes = part.names, part.classes
+            if is_csv:
+                names = [f"./{name}" if name.startswith(FORMULA) else name for name in names]  # the same path
+                classes = [name and inert(name) for name in classes]
             columns = [
                 pa.array(values, field.type)
-                for values, field in zip((part.names, part.classes, part.labels, part.splits), about, strict=True)
+                for values, field in zip((names, classes, part.labels, part.splits), about, strict=True)
             ]
             writer.write_table(pa.Table.from_arrays([*columns, *features], schema=schema))
+
+
+def inert(text: str) -> str:
+    """A cell that spreadsheets do not take for a formula, as OWASP has it: with ' before what begins like one."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _write_npz(

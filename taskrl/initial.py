@@ -63,12 +63,13 @@ def encoder_folder(path: Path) -> Path:
 def with_initial(settings: PredictorConfig) -> PredictorConfig:
     """`settings` with what the encoder at settings.init says of itself: architecture, width and SHA-256 of the weights.
 
-    Raises ConfigError, DataError or RunFolderError; also where the weights are not those that the settings name.
+    Raises ConfigError, DataError or RunFolderError; also where the weights are not those that the settings name, and
+    where the settings were given another architecture or width.
     """
     if not settings.init:
         return settings
     path = Path(settings.init).absolute()
-    name = _architecture(path, settings.encoder)
+    name = _architecture(path, settings)
     file = weights_file(path)
     if not file.is_file():
         raise RunFolderError(f"{str(file)!r} is missing; copy or export the encoder again.")
@@ -78,8 +79,13 @@ def with_initial(settings: PredictorConfig) -> PredictorConfig:
             f"The weights in {str(file)!r} are not those that this was begun with (SHA-256 {digest[:12]}..., not "
             f"{settings.init_sha256[:12]}...); put the old file back, or begin anew."
         )
-    found = _opened(path, name if path.is_file() else None, digest).config
-    update = {"init": str(path), "init_sha256": digest, "encoder": name, "width": found.get("width", settings.width)}
+    width = _opened(path, name if path.is_file() else None, digest).config.get("width", settings.width)
+    if width != settings.width and _is_given(settings, "width"):
+        raise ConfigError(
+            f"--init {str(path)!r} has width {width}, and predictor.width is {settings.width}; leave predictor.width "
+            "out."
+        )
+    update = {"init": str(path), "init_sha256": digest, "encoder": name, "width": width}
     return settings.model_copy(update=update)
 
 
@@ -123,7 +129,13 @@ def _opened(path: Path, architecture: str | None, digest: str) -> LoadedEncoder:
     return open_encoder(path, architecture)
 
 
-def _architecture(path: Path, asked: str) -> str:
+def _is_given(settings: PredictorConfig, name: str) -> bool:
+    """Whether the user set it. What has been resolved once names every setting, and the weights."""
+    return name in settings.model_fields_set and not settings.init_sha256
+
+
+def _architecture(path: Path, settings: PredictorConfig) -> str:
+    asked = settings.encoder
     if path.is_file():
         if asked == SMALL:
             raise ConfigError(
@@ -138,7 +150,7 @@ def _architecture(path: Path, asked: str) -> str:
             "its --encoder."
         )
     name = str(read_json(encoder_folder(path) / CONFIG).get("architecture"))
-    if asked not in (SMALL, name):
+    if asked != name and (asked != SMALL or _is_given(settings, "encoder")):
         raise ConfigError(f"--init {str(path)!r} holds a {name}, not a {asked}; leave --encoder {asked} out.")
     return name
 

@@ -5,7 +5,7 @@ Every value may be missing, None or NaN; what cannot be drawn becomes None or is
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -15,10 +15,9 @@ CANVAS = 1000
 LARGEST_NUMBER = 1e100
 MAX_DOTS = 900
 MAX_LINE_POINTS = 300
-MAX_SEED_LINES = 30
 MAX_COLUMNS = 24
-MAX_FRAMES = 60
 CROWDED_LABEL = 4
+LABEL_GAP = 6.2
 ROBUST_FROM = 20
 MISSING = "\N{EN DASH}"
 PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -56,6 +55,12 @@ def amount(value: float | None, digits: int, *, signed: bool = False, trim: bool
         return MISSING
     text = f"{value:.{digits}g}" if trim else f"{value:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def brief(text: object, most: int = 80) -> str:
+    """`text`, cut where it has more than `most` characters."""
+    whole = str(text)
+    return whole if len(whole) <= most else whole[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def with_prefix(value: float | None, unit: str) -> str:
@@ -147,8 +152,29 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Band:
+    """A horizontal band of a plot, in percent from the bottom; line_at: of its mean. kind is its CSS class."""
+
+    kind: str
+    bottom: float
+    height: float
+    line_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A name beside the right edge; at: percent from the bottom. kind is its CSS class."""
+
+    kind: str
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A framed plot. level_at: percent from the bottom of a horizontal line, or None."""
+    """A framed plot. level_at: percent from the bottom of a horizontal line, or None. said: the plot in words, for
+    those who cannot see it.
+    """
 
     title: str
     note: str
@@ -156,6 +182,20 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     level_at: float | None = None
+    bands: tuple[Band, ...] = ()
+    labels: tuple[Label, ...] = ()
+    said: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opponent:
+    """What another generator reaches where a learning curve is drawn; low and high are its interval, or None."""
+
+    name: str
+    kind: str
+    mean: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,24 +276,42 @@ def _place(x: float, y: float, x_axis: Axis, y_axis: Axis) -> str:
     return f"{x_axis.at(x) * CANVAS / 100:.0f} {CANVAS - y_axis.at(y) * CANVAS / 100:.0f}"
 
 
-def search_view(search: object) -> SearchView | None:
-    """Final quality of each search episode and its running mean; None without two finite episodes.
+def spread(labels: Iterable[Label], gap: float) -> tuple[Label, ...]:
+    """The same labels at least `gap` percent apart, as near their places as that allows; none beyond what fits."""
+    ordered = sorted(labels, key=lambda label: label.at)[: int(100 / gap) + 1]
+    places = [label.at for label in ordered]
+    for index in range(1, len(places)):
+        places[index] = max(places[index], places[index - 1] + gap)
+    ceiling = 100.0
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+    return tuple(replace(label, at=round(at, 2)) for label, at in zip(ordered, places, strict=True))
+
+
+def search_view(
+    search: object, *, value: str = "final_quality", opponents: Sequence[Opponent] = ()
+) -> SearchView | None:
+    """A measure of each search episode and its running mean, over what `opponents` reach; None without two finite
+    episodes. value: its key.
 
     An episode outside the axis (it diverged) is drawn, and counted in the mean, at the end of the axis.
     """
     data = mapping(search)
     points, num_episodes = [], len(records(data.get("episodes")))
     for index, episode in enumerate(records(data.get("episodes"))):
-        place, quality = number(episode.get("episode")), number(episode.get("final_quality"))
+        place, quality = number(episode.get("episode")), number(episode.get(value))
         if quality is not None:
             points.append((float(index) if place is None else place, quality))
     if len(points) < 2:
         return None
     points.sort(key=lambda point: point[0])
-    reference = number(data.get("reference_quality"))
+    alone = value == "final_quality" and not data.get("reference_qualities")  # else it is one of the opponents
+    reference = number(data.get("reference_quality")) if alone else None
     values = [quality for _, quality in points]
     x_axis = Axis.around([place for place, _ in points], margin=0.015)
-    y_axis = Axis.robust(values, [] if reference is None else [reference])
+    levels = [end for each in opponents for end in (each.mean, each.low, each.high)] + [reference]
+    y_axis = Axis.robust(values, [level for level in levels if level is not None])
     window = min(max(10, len(points) // 10), len(points))
     means = running_mean(np.clip(values, y_axis.low, y_axis.high).tolist(), window)
     dots = [points[i] for i in thin(len(points), MAX_DOTS)]
@@ -268,6 +326,11 @@ def search_view(search: object) -> SearchView | None:
         x_ticks=x_axis.ticks(7, whole=True),
         y_ticks=y_axis.ticks(5),
         level_at=None if reference is None else y_axis.at(reference),
+        bands=tuple(_band(each, y_axis) for each in opponents),
+        labels=spread(
+            (Label(kind=each.kind, at=y_axis.at(each.mean), text=each.name) for each in opponents), LABEL_GAP
+        ),
+        said=f"The mean of the last {window} goes from {amount(means[window - 1], 3)} to {amount(means[-1], 3)}.",
     )
     return SearchView(
         chart=chart,
@@ -280,60 +343,10 @@ def search_view(search: object) -> SearchView | None:
     )
 
 
-Series = list[float | None]
-
-
-def _mean_series(seeds: Sequence[Series]) -> Series:
-    """Mean over the seeds that have a value, place by place."""
-    means: Series = []
-    for place in range(max((len(seed) for seed in seeds), default=0)):
-        present = [seed[place] for seed in seeds if place < len(seed)]
-        values = [value for value in present if value is not None]
-        means.append(sum(values) / len(values) if values else None)
-    return means
-
-
-def _thinned(series: Series, first: int) -> list[tuple[float, float | None]]:
-    return [(float(i + first), series[i]) for i in thin(len(series), MAX_LINE_POINTS)]
-
-
-def run_charts(curves: object, order: Sequence[str], *, first: int, reference: str = "reference") -> list[Chart]:
-    """One small frame a generator, axes shared: thin seed lines, their mean, and the reference's mean behind it.
-
-    first: what the first value of a line is called on the axis, 0 (before the first decision) or 1.
-    """
-    series: dict[str, list[Series]] = {}
-    for name, seeds in mapping(curves).items():
-        lines = [[number(value) for value in listed(seed)] for seed in listed(seeds)]
-        lines = [line for line in lines if any(value is not None for value in line)]
-        if lines:
-            series[str(name)] = lines
-    values = [value for seeds in series.values() for seed in seeds for value in seed if value is not None]
-    longest = max((len(seed) for seeds in series.values() for seed in seeds), default=0)
-    if not values:
-        return []
-    x_axis, y_axis = Axis.around([first, first + max(longest - 1, 1)], margin=0.03), Axis.robust(values)
-    ghost = _mean_series(series.get(reference, []))
-    charts = []
-    names = [*(name for name in order if name in series), *(name for name in series if name not in order)]
-    for name in names[:MAX_FRAMES]:
-        mean = _mean_series(series[name])
-        last = next((value for value in reversed(mean) if value is not None), None)
-        drawn = [("seed", seed) for seed in series[name][:MAX_SEED_LINES]]
-        drawn += [] if name == reference else [("ghost", ghost)]
-        drawn += [("mean", mean)]
-        charts.append(
-            Chart(
-                title=name,
-                note=f"ends at {amount(last, 3)}",
-                curves=tuple(
-                    Curve(kind=kind, path=line_path(_thinned(line, first), x_axis, y_axis)) for kind, line in drawn
-                ),
-                x_ticks=x_axis.ticks(6, whole=True),
-                y_ticks=y_axis.ticks(4),
-            )
-        )
-    return charts
+def _band(opponent: Opponent, axis: Axis) -> Band:
+    low = axis.at(opponent.mean if opponent.low is None else opponent.low)
+    high = axis.at(opponent.mean if opponent.high is None else opponent.high)
+    return Band(kind=opponent.kind, bottom=low, height=round(high - low, 2), line_at=axis.at(opponent.mean))
 
 
 def strips(choices: object) -> list[Strip]:
@@ -369,7 +382,7 @@ def _strip(name: str, part: Mapping[str, Any], progress: Sequence[float | None])
     kept = [cell.probability for level in levels if level.is_reference for cell in level.cells]
     known = [probability for probability in kept if probability is not None]
     deviation = 1 - sum(known) / len(known) if known else None
-    return Strip(name=name, levels=tuple(levels), deviation=deviation)
+    return Strip(name=brief(name), levels=tuple(levels), deviation=deviation)
 
 
 def most_changed_first(found: Sequence[Strip]) -> list[Strip]:

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskrl.report_figures import Axis, Tick, amount, duration, listed, mapping, number, records, with_prefix
+from taskrl.report_figures import Axis, Tick, amount, brief, mapping, number
 
 FLOORS = ("pixels", "untrained", "supervised")
 REFERENCE = "reference"
 LEARNED = "learned"
 MAX_LISTED_RUNS = 300
-MAX_DECISIONS = 100
+NUM_COLOURS = 6
+MAX_TEXT_CHARACTERS = 600
 RUN_COLUMNS = (
     ("linear_accuracy", "linear"),
     ("balanced_accuracy", "balanced"),
@@ -38,10 +39,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One generator. role: "learned", "reference", "floor" or ""."""
+    """One generator. role: "learned", "reference", "floor" or "". kind: the CSS class of its colour."""
 
     name: str
     role: str
+    kind: str
     mark: str
     seeds: str
     score: Estimate | None
@@ -66,37 +68,30 @@ class ResultTable:
     has_quality: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComputeRow:
-    """Widths are percent of the largest total."""
-
-    name: str
-    role: str
-    train_width: float
-    search_width: float
-    train: str
-    search: str
-    images: str
-    seconds: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The most likely task of some consecutive decisions; pieces are (text, leaves the reference)."""
-
-    when: str
-    pieces: tuple[tuple[str, bool], ...]
-
-
 def text_of(value: object) -> str:
-    """`value` as text, nothing for None."""
-    return "" if value is None else str(value)
+    """`value` as text of at most 600 characters, nothing for None."""
+    return "" if value is None else brief(value, MAX_TEXT_CHARACTERS)
 
 
-def _role(name: str) -> str:
+def role_of(name: str) -> str:
+    """ "learned", "reference", "floor" or nothing, of a generator."""
     if name in FLOORS:
         return "floor"
     return LEARNED if name.startswith(LEARNED) else REFERENCE if name == REFERENCE else ""
+
+
+def kinds(order: Sequence[str]) -> dict[str, str]:
+    """The CSS class of each generator: its colour in every figure."""
+    found, others = {}, 0
+    for name in order:
+        if name in (LEARNED, REFERENCE):
+            found[name] = name
+        elif name in FLOORS:
+            found[name] = "floor"
+        else:
+            found[name] = f"s{others % NUM_COLOURS + 1}"
+            others += 1
+    return found
 
 
 def _mean(row: Mapping[str, Any], key: str) -> float | None:
@@ -136,13 +131,14 @@ def result_table(table: Sequence[Mapping[str, Any]], floors: Mapping[str, Any]) 
     key, digits = ("linear", 1) if labelled else ("quality", 3)
     pixels = number(mapping(floors.get("pixels")).get("best")) if labelled else None
     rivals = [row for row in table if str(row["generator"]) not in FLOORS]
-    axis = _score_axis(table, rivals, key)
+    axis, colours = _score_axis(table, rivals, key), kinds([str(row["generator"]) for row in table])
     differences = Axis.around([value for row in rivals for value in _ends(row, "difference")] + [0.0])
     reference = next((_mean(row, key) for row in table if row["generator"] == REFERENCE), None)
     rows = tuple(
         ResultRow(
-            name=str(row["generator"]),
-            role=_role(str(row["generator"])),
+            name=brief(row["generator"]),
+            role=role_of(str(row["generator"])),
+            kind=colours[str(row["generator"])],
             mark=text_of(row.get("mark")),
             seeds=amount(number(row.get("num_seeds")), 0),
             score=_estimate(row, key, axis, digits=digits),
@@ -183,134 +179,11 @@ def pixel_floor(floors: Mapping[str, Any]) -> str:
     return ", ".join(f"{amount(value, 1)} % ({name})" for value, name in named if value is not None)
 
 
-def search_cost(search: Mapping[str, Any]) -> str:
-    """E.g. "160 episodes, 3.2 PFLOP, 1.2 M images, 1 h 10 min"; empty without a search."""
-    images = number(search.get("images"))
-    known = (
-        (len(records(search.get("episodes"))) or None, f"{len(records(search.get('episodes')))} episodes"),
-        (number(search.get("flops")), with_prefix(number(search.get("flops")), "FLOP")),
-        (images, f"{with_prefix(images, '')} images"),
-        (number(search.get("wall_seconds")), duration(number(search.get("wall_seconds")))),
-    )
-    return ", ".join(text for value, text in known if value is not None)
-
-
-def trust_rows(noise: Mapping[str, Any], validity: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was measured of chance and validity: what, and the number as text; without what was not measured."""
-    hidden, accuracy = mapping(validity.get("hidden")), mapping(validity.get("accuracy"))
-    steps, num = number(noise.get("steps_per_decision")), number(accuracy.get("num"))
-    first, last = number(hidden.get("num_before")), number(hidden.get("num_after"))
-    rows = (
-        ("gain of one decision: standard deviation by chance (A/A test)", _significant(noise.get("aa_sd"))),
-        ("the same between tasks", _significant(noise.get("signal_sd"))),
-        (f"signal-to-noise at {amount(steps, 0)} steps", _significant(noise.get("signal_to_noise"))),
-        (f"rank correlation with the hidden measure, first {amount(first, 0)} episodes", _ranged(hidden.get("before"))),
-        (f"the same, last {amount(last, 0)} episodes", _ranged(hidden.get("after"))),
-        ("change beyond what a narrower spread explains", _ranged(hidden.get("change"))),
-        ("quality, last third minus first", _ranged(hidden.get("quality_change"), 3)),
-        ("hidden measure, last third minus first", _ranged(hidden.get("hidden_change"), 3)),
-        (
-            f"rank correlation with linear accuracy on {text_of(accuracy.get('split'))} images, "
-            f"{amount(num, 0)} final encoders",
-            _ranged(accuracy),
-        ),
-    )
-    return [(what, text) for what, text in rows if text]
-
-
-def _significant(value: object) -> str:
-    found = number(value)
-    return "" if found is None else amount(found, 2, trim=True)
-
-
-def _ranged(interval: object, digits: int = 2) -> str:
-    """E.g. "0.62 [0.31, 0.80]"; empty without all three numbers."""
-    mean, low, high = (number(mapping(interval).get(name)) for name in ("mean", "low", "high"))
-    if mean is None or low is None or high is None:
-        return ""
-    return f"{amount(mean, digits)} [{amount(low, digits)}, {amount(high, digits)}]"
-
-
-def task_steps(schedule: Sequence[Mapping[str, Any]], parts: Mapping[str, Any]) -> list[Step]:
-    """The schedule with equal neighbours merged."""
-    usual = _reference_pieces(parts)
-    groups: list[tuple[int, int, float | None, str]] = []
-    for index, entry in enumerate(schedule[:MAX_DECISIONS], start=1):
-        task = text_of(entry.get("task"))
-        if groups and groups[-1][3] == task:
-            groups[-1] = (groups[-1][0], index, *groups[-1][2:])
-        else:
-            groups.append((index, index, number(entry.get("progress")), task))
-    steps = []
-    for first, last, progress, task in groups:
-        mixture, _, levels = task.partition("; ")
-        pieces = [("", mixture), *(("knob", piece) for piece in levels.split(", ") if piece)]
-        marked = tuple((text, _leaves(usual, kind, text)) for kind, text in pieces)
-        when = f"{first}" if first == last else f"{first}\N{EN DASH}{last}"
-        steps.append(Step(when=when + ("" if progress is None else f" · from {100 * progress:.0f} %"), pieces=marked))
-    return steps
-
-
-def _reference_pieces(parts: Mapping[str, Any]) -> dict[str, str]:
-    """The reference's level of each knob, and its mixture under ""; as `TaskSpec.describe` writes them."""
-    pieces, weights = {}, {}
-    for name, part in parts.items():
-        levels, index = listed(mapping(part).get("levels")), number(mapping(part).get("reference"))
-        level = number(levels[int(index)]) if index is not None and 0 <= index < len(levels) else None
-        if level is None:
-            continue
-        if str(name).startswith("weight/"):
-            weights[str(name).removeprefix("weight/")] = level
-        else:
-            pieces[str(name)] = f"{name} {level:g}"
-    total = sum(weights.values())
-    if total > 0:
-        shares = {name: weight / total for name, weight in weights.items() if weight > 0}
-        pieces[""] = " + ".join(name if share == 1 else f"{name} {share:.0%}" for name, share in shares.items())
-    return pieces
-
-
-def _leaves(usual: Mapping[str, str], kind: str, text: str) -> bool:
-    known = usual.get(text.rpartition(" ")[0] if kind else "")
-    return known is not None and known != text
-
-
-def compute_rows(table: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> list[ComputeRow]:
-    """What each generator cost; images are the mean over its runs, search and training together."""
-    costs = []
-    for row in table:
-        train, search = number(row.get("train_flops")), number(row.get("search_flops"))
-        images = [
-            sum(number(run.get(key)) or 0.0 for key in ("train_images", "search_images"))
-            for run in runs
-            if run.get("generator") == row["generator"]
-        ]
-        mean_images = sum(images) / len(images) if images and sum(images) > 0 else None
-        costs.append((str(row["generator"]), train, search, mean_images, number(row.get("wall_seconds"))))
-    largest = max(((train or 0.0) + (search or 0.0) for _, train, search, _, _ in costs), default=0.0)
-    if largest <= 0:
-        return []
-    return [
-        ComputeRow(
-            name=name,
-            role=_role(name),
-            train_width=round(100 * (train or 0.0) / largest, 2),
-            search_width=round(100 * (search or 0.0) / largest, 2),
-            train=with_prefix(train or None, "FLOP"),
-            search=with_prefix(search or None, "FLOP"),
-            images=with_prefix(images, ""),
-            seconds=duration(seconds or None),
-        )
-        for name, train, search, images, seconds in costs
-        if train or search or seconds
-    ]
-
-
 def run_rows(runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Name, seeds and measures of each run, as text."""
     rows = []
     for run in runs[:MAX_LISTED_RUNS]:
         seeds = [amount(number(run.get(key)), 0) for key in ("search_seed", "train_seed", "split_seed")]
         measures = [amount(number(run.get(key)), 3 if key == "quality" else 1) for key, _ in RUN_COLUMNS]
-        rows.append([text_of(run.get("generator")), " / ".join(seeds), *measures])
+        rows.append([brief(text_of(run.get("generator"))), " / ".join(seeds), *measures])
     return rows

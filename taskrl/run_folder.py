@@ -32,8 +32,16 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
     def policy(self) -> Path:
         return self.path / "policy"
+
+    @property
+    def observations(self) -> Path:
+        return self.path / "observations.json"
 
     @property
     def encoder(self) -> Path:
@@ -92,6 +100,10 @@ class RunFolder:
             )
         return read_json(self.result_file)
 
+    def test_reads_made(self) -> list[str]:
+        """The record of reads of the test images; empty where there were none."""
+        return self.test_reads.read_text(encoding="utf-8").splitlines() if self.test_reads.is_file() else []
+
     def log_test_read(self, sentence: str) -> None:
         """Append to the record of reads of the test images."""
         with self.test_reads.open("a", encoding="utf-8") as file:
@@ -102,6 +114,13 @@ def refuse_existing(path: Path, option: str = "--out") -> None:
     """Raises RunFolderError when something, even a dangling link, stands at `path`. option: what named it."""
     if os.path.lexists(path):
         raise RunFolderError(f"The output {str(path)!r} exists already; name another {option} or remove it.")
+
+
+def check_new_file(path: Path, option: str) -> None:
+    """Raises RunFolderError where something stands at `path`, or no folder to write it to. option: what named it."""
+    refuse_existing(path, option)
+    if not path.absolute().parent.is_dir():
+        raise RunFolderError(f"There is no folder {str(path.absolute().parent)!r} to write to; make it first.")
 
 
 def check_place(path: Path, option: str = "--out") -> None:

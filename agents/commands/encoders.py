@@ -13,7 +13,6 @@ from agents.options import (
     Final,
     Goal,
     Groups,
-    ImageSize,
     NoLabels,
     Seed,
     Set,
@@ -26,6 +25,7 @@ AnyEncoder = Annotated[
 ]
 Arch = Annotated[str | None, typer.Option(help="For .safetensors, .pth or .pt: the torchvision model, e.g. resnet18.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+OwnSize = Annotated[int | None, typer.Option(help="Pixels a side.", show_default="as the encoder was trained")]
 NewFolder = Annotated[Path, typer.Option(help="New folder for the encoder and its result.json.")]
 Views = Annotated[str, typer.Option(help="Views that images are trained on: KNOB=STRENGTH,... or none.")]
 
@@ -38,7 +38,7 @@ def probe(
         str | None, typer.Option(help="Also with so many labels a class, comma-separated, e.g. 1,5,10,100.")
     ] = None,
     final: Final = False,
-    image_size: ImageSize = None,
+    image_size: OwnSize = None,
     groups: Groups = None,
     device: Device = None,
     json: Json = False,
@@ -61,9 +61,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="New file of features: .parquet, .npz or .csv.")],
     data: Data = None,
     arch: Arch = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Pixels a side.", show_default="as the encoder was trained")
-    ] = None,
+    image_size: OwnSize = None,
     batch_size: Annotated[int | None, typer.Option(help="Images that are encoded together.", min=1)] = None,
     device: Device = None,
     data_root: DataRoot = None,
@@ -73,8 +71,7 @@ def embed(
     from agents.embedding import embed as embed_images
 
     options = {name: value for name, value in locals().items() if name in _OF_DATA}
-    own_size = image_size is None
-    embed_images(encoder, arch, build_config(options), out, Reporter(), own_image_size=own_size, batch_size=batch_size)
+    embed_images(encoder, arch, build_config(options), out, Reporter(), batch_size=batch_size)
 
 
 def quality(
@@ -82,7 +79,7 @@ def quality(
     data: Data = None,
     arch: Arch = None,
     goal: Goal = None,
-    image_size: ImageSize = None,
+    image_size: OwnSize = None,
     groups: Groups = None,
     json: Json = False,
     data_root: DataRoot = None,
@@ -115,7 +112,7 @@ def finetune(
     views: Views = "crop=0.6,jitter=0.4",
     seed: Seed = None,
     final: Final = False,
-    image_size: ImageSize = None,
+    image_size: OwnSize = None,
     groups: Groups = None,
     device: Device = None,
     set_: Set = None,
@@ -144,7 +141,7 @@ def distill(
     learning_rate: Annotated[float, typer.Option(help="The largest of the schedule.")] = 1e-2,
     seed: Seed = None,
     final: Final = False,
-    image_size: ImageSize = None,
+    image_size: OwnSize = None,
     groups: Groups = None,
     no_labels: NoLabels = False,
     device: Device = None,

@@ -21,11 +21,41 @@ def inspect(
         str | None, typer.Option("--as", help="Print code that plays it without taskrl: torchvision or lightly.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Draw the report again, as this new .html file.")] = None,
+    why: Annotated[bool, typer.Option("--why", help="Which observed entries each choice hangs on.")] = False,
+    what_if: Annotated[
+        bool,
+        typer.Option("--counterfactuals", help="Train: what other tasks would have gained from the same snapshot."),
+    ] = False,
+    seeds: Annotated[int | None, typer.Option(help="With --counterfactuals: episodes; default 5.", min=1)] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option(help="With --counterfactuals: progress of a snapshot, 0 to 1; repeatable; default 0, 0.5 and 1."),
+    ] = None,
+    ahead: Annotated[
+        int | None,
+        typer.Option(help="With --counterfactuals: decisions from each; default: a quarter of the episode.", min=1),
+    ] = None,
+    choices: Annotated[
+        str | None, typer.Option(help="With --counterfactuals: comma-separated, e.g. crop,mirror; default: all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --counterfactuals: new .json of every gain.")] = None,
 ) -> None:
-    """Show what a run or a comparison found: the table, what the policy chooses, and the report."""
+    """Show what a run or a comparison found: the table, what the policy chooses and why, and the report."""
     from agents.inspect_policy import inspect_as
+    from agents.inspection.counterfactual_page import requested
 
-    inspect_as(run, schedule=schedule, rows=rows, library=library, as_json=as_json)
+    options = {"--seeds": seeds, "--at": at, "--ahead": ahead, "--choices": choices, "--out": out}
+    inspect_as(
+        run,
+        schedule=schedule,
+        rows=rows,
+        library=library,
+        as_json=as_json,
+        report=report,
+        why=why,
+        what_if=requested(what_if, options),
+    )
 
 
 def export(

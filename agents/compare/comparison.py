@@ -23,6 +23,7 @@ from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.results import StoredFinal
 from agents.session import data_notes
+from agents.sitting import Sitting, sitting
 from agents.summary import PIXELS
 from envs.host import WorkerSetup
 from envs.pool import Pool
@@ -66,11 +67,13 @@ def compare(
     else:
         folder.create(asked, assembled.config, plan.data)
     tools = SearchTools(store, folder.run.checkpoints, dataset, assembled, reporter)
+    num_cells = len(plan.searches) + len(plan.finals)
+    work = Sitting(data=assembled.data_name, num_workers=config.workers, episodes=0, finals=num_cells)
     try:
-        return _carry_out(plan, folder, tools)
+        with sitting(folder.run, work, assembled.problem.calibration):
+            return _carry_out(plan, folder, tools)
     except KeyboardInterrupt:
-        reporter.say("Stopped. What is finished is kept; go on by giving the same command again.")
-        raise
+        raise KeyboardInterrupt("What is finished is kept; go on by giving the same command again.") from None
 
 
 def _check(assembled: Assembled, methods: Sequence[Method]) -> None:

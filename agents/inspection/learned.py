@@ -15,7 +15,7 @@ from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.export import CONFIG
 from taskrl.folders import read_json
-from taskrl.run_folder import RunFolder, refuse_existing
+from taskrl.run_folder import RunFolder, check_new_file
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
@@ -58,7 +58,7 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
     run = RunFolder.open(path)
     result, config = run.result(), run.config()
     parts = result.get("choices", {}).get("parts", {})
-    shape = _image_shape(run, config, parts)
+    shape = image_shape(run, config, parts)
     space = task_space(config, shape, "multidiscrete")
     card: dict[str, Any] = {"run": run.path.name, "data": result["data"], "image_shape": list(shape)}
     if is_comparison(path):
@@ -89,9 +89,7 @@ def write_schedule(learned: Learned, path: Path) -> None:
     """A new file that `taskrl pretrain --policy` plays. Raises ConfigError or RunFolderError when it cannot be that."""
     if not str(path).endswith(YAML):
         raise ConfigError(f"--schedule {str(path)!r} is no name of a schedule; let it end in .yaml.")
-    refuse_existing(path, "--schedule")
-    if not path.absolute().parent.is_dir():
-        raise RunFolderError(f"There is no folder {str(path.absolute().parent)!r} to write to; make it first.")
+    check_new_file(path, "--schedule")
     save_schedule(path, learned.specs, learned.card)
 
 
@@ -191,7 +189,7 @@ def _chosen_specs(run: RunFolder, result: Mapping[str, Any]) -> list[TaskSpec]:
     return specs
 
 
-def _image_shape(run: RunFolder, config: ExperimentConfig, parts: Mapping[str, Any]) -> tuple[int, int, int]:
+def image_shape(run: RunFolder, config: ExperimentConfig, parts: Mapping[str, Any]) -> tuple[int, int, int]:
     """(C, H, W) of the images, as the run's encoder takes them."""
     file = run.encoder / CONFIG
     if file.is_file():

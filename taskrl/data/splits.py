@@ -81,6 +81,12 @@ class Splits:
     _test: Test
     notes: tuple[str, ...] = ()
 
+    @property
+    def unlabelled(self) -> str:
+        """What is to be said of it where labels are needed and there are none: the beginning of a sentence."""
+        reason = next((note.removeprefix("no labels, ") for note in self.notes if note.startswith("no labels, ")), "")
+        return f"{self.name} has no labels" + (f" ({reason})" if reason else "")
+
     def open_test(self, log: Callable[[str], None], reason: str) -> Test:
         """The test images. `log` gets a sentence first: every read is on record."""
         log(f"test images of {self.name} (split seed {self.split_seed}) read: {reason}")

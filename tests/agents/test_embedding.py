@@ -126,6 +126,21 @@ def test_the_three_formats_hold_the_same(finished: RunFolder, photos: Path, shor
     assert facts == json.loads(str(archive["metadata"])) and facts["num_images"] == 56
 
 
+def test_a_spreadsheet_finds_no_formula_in_the_names(finished: RunFolder, here: Path) -> None:
+    """OWASP, CSV injection: a folder of images may come from anyone."""
+    names = ["+sum/a.png", "=cmd|calc!A0/a.png", "@x/a.png", "good/a.png"]
+    for index, name in enumerate(names):
+        (here / "images" / name).parent.mkdir(parents=True)
+        Image.new("L", (16, 16), 40 * index).save(here / "images" / name)
+    for ending in ("csv", "parquet"):
+        embed(finished.encoder, "--data", "./images", "--out", f"f.{ending}")
+    text, frame = pd.read_csv("f.csv"), pd.read_parquet("f.parquet")
+    assert text["name"].tolist() == ["./+sum/a.png", "./=cmd|calc!A0/a.png", "./@x/a.png", "good/a.png"]
+    assert text["class"].tolist() == ["'+sum", "'=cmd|calc!A0", "'@x", "good"]
+    assert [Path("images", name).is_file() for name in text["name"]] == [True] * 4
+    assert frame["name"].tolist() == names, "only spreadsheets take a text for a formula"
+
+
 def test_arrays_are_named_by_part_and_row(finished: RunFolder, here: Path) -> None:
     images = random_images(30)[:, 0].numpy()
     np.savez("d.npz", x_train=images[:20], y_train=np.arange(20) % 2, x_test=images[20:], y_test=np.arange(10) % 2)
@@ -167,7 +182,7 @@ def test_ctrl_c_loses_nothing(
 
     monkeypatch.setattr(embedding, "_encode_part", interrupted)
     result = taskrl("embed", *command, "--out", f"f.{ending}")
-    assert result.exit_code == 130 and "the same command goes on" in result.stdout
+    assert result.exit_code == 130 and "Stopped. The same command goes on" in result.stderr
     assert not Path(f"f.{ending}").exists()
     assert "2 of 4 parts" in embed(*command, "--out", f"f.{ending}")
     assert encoded == [0, 16, 32, 32, 48], "what was finished is not encoded again"

@@ -288,6 +288,9 @@ REFUSED = {
     "nowhere to write": (["--format", "onnx"], "--out"),
     "a wrong suffix": (["--format", "onnx", "--out", "x.pt2"], "end it in .onnx"),
     "unknown weights": (["--weights", "ema"], "best or last"),
+    "weights of a policy": (["--policy", "--weights", "best", "--out", "x"], "leave --weights out"),
+    "no format": (["--format", "", "--out", "x"], "--format '' names no format; known: folder, onnx"),
+    "no format but commas": (["--format", " ,", "--out", "x"], "names no format"),
     "a license of two lines": (["--license", "a\nb", "--out", "x"], "--license"),
     "an alias without a name": (["--alias", "a"], "--register"),
     "a name without a model": (["--register", "a", "--out", "x"], "--format mlflow"),
@@ -312,3 +315,22 @@ def test_without_its_packages_onnx_says_what_to_install(
     result = taskrl("export", finished.path, "--format", "onnx", "--out", "x.onnx")
     assert result.exit_code == 2
     assert "needs no_such_package" in result.stderr and "pip install 'taskrl[onnx]'" in result.stderr
+
+
+def test_what_was_exported_is_exported_again(finished: RunFolder, here: Path) -> None:
+    """An encoder's folder is as good as the run that it came from, but has no second encoder, policy or store."""
+    assert taskrl("export", finished.path, "--out", "encoder", "--license", "mit").exit_code == 0
+    result = taskrl("export", "encoder", "--format", "folder,onnx", "--out", "again")
+    assert result.exit_code == 0, result.output
+    first, second = (json.loads((here / name / "config.json").read_text()) for name in ("encoder", "again/encoder"))
+    assert first["card"] == second["card"] and (here / "again" / "encoder.onnx").is_file()
+    assert second["pretrained_cfg"]["license"] == "mit"
+    assert taskrl("export", "encoder").exit_code == 0
+    for options, sentence in (
+        (["--weights", "best"], "leave --weights out"),
+        (["--policy"], "not a run folder"),
+        (["--format", "mlflow", "--register", "a"], "--tracking-uri"),
+    ):
+        result = taskrl("export", "encoder", *options, "--out", "x")
+        assert result.exit_code == 2 and sentence in result.stderr, result.output
+        assert not (here / "x").exists()

@@ -31,7 +31,7 @@ def save_small(folder: Path, *, channels: int = 1, seed: int = 7, width: int = 1
 
 
 def assembled_from(path: Path | str, **changes: Any) -> Assembled:
-    config = tiny_config(**{"predictor__init": str(path), **changes})
+    config = tiny_config(**{"predictor__init": str(path), "predictor__width": 16, **changes})
     return assemble(config, load_data(config))
 
 
@@ -95,7 +95,8 @@ def test_a_torchvision_state_dict_is_taken_with_its_architecture(tmp_path: Path)
 
 def test_a_run_from_an_encoder_scores_it_as_it_is_and_exports_what_became_of_it(tmp_path: Path) -> None:
     save_small(tmp_path / "encoder")
-    result = taskrl("train", "--init", tmp_path / "encoder", "--out", tmp_path / "run", *tiny_options())
+    options = tiny_options(predictor__width=16)
+    result = taskrl("train", "--init", tmp_path / "encoder", "--out", tmp_path / "run", *options)
     assert result.exit_code == 0, result.output
     assert "`untrained` stands for it as it is" in result.output
     run = RunFolder.open(tmp_path / "run")
@@ -134,6 +135,7 @@ def test_cells_of_a_comparison_are_named_by_the_weights_not_by_their_place(tmp_p
         (["--init", "weights.pth", "--encoder", "resnet9"], "resnet9"),
         (["--init", "encoder", "--encoder", "resnet18"], "holds a small, not a resnet18; leave --encoder resnet18 out"),
         (["--init", "damaged"], "model.safetensors"),
+        (["--init", "encoder"], "has width 16, and predictor.width is 8; leave predictor.width out"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -153,6 +155,6 @@ def test_colour_images_are_refused_by_an_encoder_of_grey_ones(tmp_path: Path) ->
     save_small(tmp_path / "encoder")
     result = taskrl(
         *("pretrain", "--policy", "reference", "--init", tmp_path / "encoder", "--out", tmp_path / "run"),
-        *tiny_options(data__source="simulated"),
+        *tiny_options(data__source="simulated", predictor__width=16),
     )
     assert result.exit_code == 2 and "takes grey images and these have 3 channels" in result.output, result.output

@@ -212,6 +212,10 @@ def test_code_stands_alone_on_standard_output(library: str, finished: RunFolder)
     ("options", "sentence"),
     [
         (["--json", "--as", "torchvision"], "one at a time"),
+        (["--report", "new.html", "--json"], "one at a time"),
+        (["--report", "new.html", "--rows", "2"], "--rows 2 is for"),
+        (["--report", "there.yaml"], "name another --report"),
+        (["--report", "nowhere/new.html"], "make it first"),
         (["--schedule", "new.yaml", "--json"], "one at a time"),
         (["--rows", "2"], "--rows 2 is for"),
         (["--as", "torchvisoin"], "Did you mean 'torchvision'"),

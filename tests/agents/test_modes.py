@@ -8,7 +8,7 @@ from agents.summary import LEARNED
 from taskrl.run_folder import RunFolder
 from tests.agents.runs import metrics_of, rows_of, taskrl, tiny_options
 
-NAMES = {LEARNED, "learned-argmax", "reference", "random", "untrained", "supervised"}
+NAMES = {LEARNED, "learned-argmax", "reference", "profile", "random", "untrained", "supervised"}
 
 
 def rows_by_name(folder: Path) -> dict[str, list[dict[str, object]]]:

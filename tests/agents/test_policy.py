@@ -54,6 +54,14 @@ def test_probabilities_of_each_part_sum_to_one(found: Search) -> None:
             assert row.sum() == pytest.approx(1, abs=1e-9)
 
 
+def test_many_observations_are_answered_as_each_by_itself(found: Search) -> None:
+    rows = observations(found)
+    together = found.policy.probabilities_of(np.stack(rows))
+    for index, observation in enumerate(rows):
+        for name, row in found.policy.probabilities(observation).items():
+            assert together[name][index] == pytest.approx(row, abs=1e-6), name
+
+
 def test_sampled_levels_follow_the_probabilities(searches: Callable[[str], Search], tmp_path: Path) -> None:
     policy = reload(searches("ppo"), tmp_path / "policy")
     observation = first_observation(searches("ppo"))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import models
 
 from taskrl.data.splits import make_splits
@@ -102,6 +103,25 @@ def test_one_class_is_refused(finished: RunFolder, here: Path) -> None:
     write_blobs(here / "d.npz", torch.zeros(60, dtype=torch.int64))
     result = taskrl("probe", finished.encoder, "--data", "./d.npz")
     assert result.exit_code == 2 and "one class" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["probe"], ["finetune", "--out", "out"]])
+def test_a_single_class_folder_is_said_to_be_the_reason(command: list[str], finished: RunFolder, here: Path) -> None:
+    (here / "photos" / "cats").mkdir(parents=True)
+    for index in range(60):
+        Image.new("L", (16, 16), index).save(here / "photos" / "cats" / f"{index}.png")
+    result = taskrl(command[0], finished.encoder, *command[1:], "--data", "./photos")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1
+    assert "no labels (because all images lie in one folder, 'cats'; every class needs its own)" in result.stderr
+
+
+def test_images_are_read_at_the_size_that_the_encoder_was_trained_on(finished: RunFolder, here: Path) -> None:
+    for index in range(60):
+        folder = here / "photos" / f"class {index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40), 4 * index).save(folder / f"{index}.png")
+    assert probe(finished.encoder, "--data", "./photos")["sample_shape"] == [1, 16, 16]
+    assert probe(finished.encoder, "--data", "./photos", "--image-size", "32")["sample_shape"] == [1, 32, 32]
 
 
 @pytest.mark.parametrize("few", ["0", "1,x", "-3", "", ",", "1.5"])

@@ -99,8 +99,9 @@ def test_no_labels_are_needed(finished: RunFolder, here: Path) -> None:
     for index in range(400):
         pixels = (torch.rand(4, 4, generator=rng) * 255).to(torch.uint8).numpy()
         Image.fromarray(pixels).resize((16, 16)).save(folder / f"{index}.png")
-    found = reading(finished.encoder, "--data", "./photos", "--image-size", "16")
+    found = reading(finished.encoder, "--data", "./photos")
     assert found["sample_shape"] == [1, 16, 16]
+    assert any("read at 16 pixels a side, as the encoder was trained" in note for note in found["notes"])
     found = reading(finished.encoder, "--data", "./photos", "--image-size", "24")
     assert any("trained on images of 16 pixels" in note for note in found["notes"])
 

@@ -81,6 +81,7 @@ def test_every_side_is_trained_on_the_same_seeds_and_charged(finetuned: Path) ->
     for row in result["rows"]:
         assert row["num_labels"] == 40 and row["flops"] > 0 and row["wall_seconds"] > 0
         assert 0 <= row["accuracy"] <= 100 and 0 <= row["auroc"] <= 100
+        assert row["name"] != "from scratch" or row["step"] > 0, "a probe of random features is a poor start"
     by_name = {name: [row["accuracy"] for row in result["rows"] if row["name"] == name] for name, _ in pairs}
     for difference in result["differences"]:
         if difference["measure"] == "accuracy":
@@ -152,6 +153,13 @@ def test_a_student_is_an_encoder_whose_card_says_where_it_comes_from(distilled: 
     assert card["teacher"] == str(encoder) and card["data"] == "digits" and card["train_flops"] > 0
     assert "%" in card["kept"] or "not defined" in card["kept"]
     run_snippet(distilled, "assert names['features'].shape == (2, 16)")
+
+
+def test_what_finetune_and_distill_wrote_is_exported(finetuned: Path, distilled: Path, here: Path) -> None:
+    for name, folder in (("f", finetuned), ("d", distilled)):
+        result = taskrl("export", folder, "--out", name)
+        assert result.exit_code == 0, result.output
+        assert (here / name / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_what_is_kept_is_the_ratio_of_the_rows(distilled: Path) -> None:

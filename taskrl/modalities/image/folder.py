@@ -384,7 +384,10 @@ def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) ->
             f"{odd[0]!r} in {side}); give both the same class folders, or load without labels."
         )
     if len(classes) < 2:
-        return _Labels()
+        where = "/".join((*(("train",) if level else ()), classes[0]))
+        return _Labels(
+            notes=(f"no labels, because all images lie in one folder, {where!r}; every class needs its own",)
+        )
     number = {name: index for index, name in enumerate(classes)}
     tensors = [torch.tensor([number[name] for name in part or ()], dtype=torch.int64) for part in (of_train, of_test)]
     bare = bool(test) and of_test is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from taskrl.evaluation import accuracy
 from taskrl.evaluation.accuracy import (
     LOGISTIC_STRENGTHS,
     knn_predictions,
@@ -112,6 +113,18 @@ def test_the_strength_comes_from_cross_validation_inside_the_given_data() -> Non
     hard = torch.cat([fit[:, :1], 3 * noise(120, 200)], dim=1).double().numpy()
     cautious = linear_classifier(hard, labels.numpy())
     assert min(LOGISTIC_STRENGTHS) == cautious.C
+
+
+def test_features_that_need_more_iterations_are_finished_in_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ConvergenceWarning, which is an error here, and a classifier that is of use."""
+    features, labels = clusters(80)
+    (matrix,) = standardised_pair(features)
+    expected = linear_classifier(matrix, labels.numpy())
+    assert expected.coef_.dtype == np.float32
+    monkeypatch.setattr(accuracy, "MAX_ITERATIONS", 4)
+    found = linear_classifier(matrix, labels.numpy())
+    assert found.coef_.dtype == np.float64
+    assert (found.predict(matrix) == expected.predict(matrix)).all()
 
 
 def test_a_class_with_one_image_does_not_stop_the_classifier() -> None:

@@ -4,6 +4,7 @@ import pytest
 from taskrl.evaluation.statistics import (
     Interval,
     bootstrap,
+    bootstrap_each,
     hierarchical_bootstrap,
     hierarchical_ratio,
     paired_difference,
@@ -121,3 +122,10 @@ def test_a_ratio_over_something_that_may_be_zero_is_none() -> None:
     assert hierarchical_ratio([[1.0, 2.0]], [[-1.0, 1.0]]) is None
     with pytest.raises(ValueError, match="equal sizes"):
         hierarchical_ratio([[1.0]], [[1.0, 2.0]])
+
+
+def test_bootstrap_of_each_is_the_bootstrap() -> None:
+    samples = [[0.1, 0.4, 0.2], [1.0, 5.0], [0.3, 0.3, 0.9], [7.0]]
+    for found, sample in zip(bootstrap_each(samples), samples, strict=True):
+        assert vars(found) == pytest.approx(vars(bootstrap(sample)))
+    assert bootstrap_each([]) == []

@@ -203,3 +203,14 @@ def test_level_indices_are_the_nearest_levels() -> None:
 def test_empty_or_repeated_objectives_are_refused(objectives: list[str]) -> None:
     with pytest.raises(ConfigError, match="empty or repeated"):
         TaskSpace(objectives=objectives, knobs=KNOBS)
+
+
+@pytest.mark.parametrize(("forbid", "limit"), RESTRICTIONS)
+@pytest.mark.parametrize("objectives", [OBJECTIVES, OBJECTIVES[:1]])
+def test_levels_of_many_box_actions_are_those_of_each(
+    objectives: Sequence[str], forbid: Sequence[str], limit: Sequence[str]
+) -> None:
+    task_space = space("box", objectives, forbid=forbid, limit=limit)
+    actions = np.stack(some_actions(task_space))
+    expected = [task_space.level_indices(task_space.decode(action)) for action in actions]
+    assert task_space.box_level_indices(actions).tolist() == expected
