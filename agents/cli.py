@@ -5,11 +5,12 @@ import functools
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
+import taskrl
 from agents.commands.encoders import distill, embed, finetune, probe, quality
 from agents.commands.page import ui
 from agents.commands.results import doctor, export, inspect, mlflow
@@ -95,6 +96,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(taskrl.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 for _command in COMMANDS:
     app.command()(friendly(_command))
 

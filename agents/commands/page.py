@@ -17,7 +17,7 @@ def ui(
     ),
     open_: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
 ) -> None:
-    """Show runs in a browser, live while they train and side by side; on localhost only. Ctrl-C stops it."""
+    """Show runs in a browser, live while they train and side by side; on localhost unless --host says otherwise."""
     from agents.page.server import is_local, serve
 
     def ready(address: str) -> None:

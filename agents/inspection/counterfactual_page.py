@@ -173,7 +173,7 @@ def gains_table(rows: Sequence[Mapping[str, Any]], own: Sequence[Branched]) -> T
         title=f"At {progress:.0%} of the episode, for {decisions}: gain of quality over the policy's own tasks "
         f"(which bring it from {begun:.4f} to {ended:.4f})"
     )
-    for title in ("instead", "gain [95 % interval]", "seeds", "the policy's own in"):
+    for title in ("instead", "gain [95 % interval]", "seeds", "seeds where it is the policy's own"):
         table.add_column(title)
     here = [row for row in rows if row["progress"] == progress]
     for row in sorted((row for row in here if row["gains"]), key=lambda row: -row["mean"]):

@@ -22,7 +22,8 @@ def show_why(why: Mapping[str, Any], parts: Mapping[str, Any], reporter: Reporte
     """
     for sentence in why["sentences"]:
         reporter.say(sentence)
-    reporter.console.print(sensitivity_table(why))
+    if any(choice["any"] >= LEAST_SHOWN for choice in why["choices"].values()):
+        reporter.console.print(sensitivity_table(why))
     lines = sweep_lines(why)
     if lines:
         reporter.say("Sweeps (* where no final run went; -: before the first decision):")

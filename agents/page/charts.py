@@ -22,7 +22,7 @@ from taskrl.report_figures import (
 from taskrl.tasks.space import TaskSpace
 
 MOST_LINES = 8
-WEIGHT = "weight/"
+WEIGHT, SHARE = "weight/", "share/"
 Points = Sequence[tuple[float, float]]
 
 
@@ -40,11 +40,18 @@ class Plot:
 
 
 def plot(
-    title: str, series: Mapping[str, Points], *, x_label: str, window: int = 1, own_colours: bool = False
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    x_label: str,
+    window: int = 1,
+    own_colours: bool = False,
+    y_axis: Axis | None = None,
 ) -> Plot | None:
     """Lines over one another, the first `MOST_LINES`; None without two points in any.
 
     window: of the running mean. own_colours: a line's colour tells its place in `series`, also where others are empty.
+    y_axis: one that holds all lines, when left out.
     """
     given = {name: sorted(points) for name, points in series.items() if len(points) > 1}
     drawn = dict(list(given.items())[:MOST_LINES])
@@ -59,7 +66,7 @@ def plot(
     colours = {name: f"c{places.index(name) % MOST_LINES}" for name in smoothed}
     everything = [point for points in smoothed.values() for point in points]
     x_axis = Axis.around([x for x, _ in everything], margin=0.02)
-    y_axis = Axis.robust([y for _, y in everything])
+    y_axis = y_axis or Axis.robust([y for _, y in everything])
     lines = tuple(
         Curve(kind=f"line {colours[name]}", path=line_path(list(points), x_axis, y_axis))
         for name, points in smoothed.items()
@@ -80,7 +87,7 @@ def search_plots(metrics: Metrics) -> list[Plot]:
     titles = {
         "reward_part/": "Parts of the reward",
         "quality/": "Parts of quality",
-        "share/": "Share of compute",
+        SHARE: "Share of compute",
         "loss/": "Losses",
     }
     found = [_of_prefix(metrics, prefix, title) for prefix, title in titles.items()]
@@ -111,9 +118,10 @@ def tried(metrics: Metrics, space: TaskSpace | None) -> list[Strip]:
 
 def _of_prefix(metrics: Metrics, prefix: str, title: str) -> Plot | None:
     names = dict.fromkeys(name for found in metrics.sample.values() for name in found if name.startswith(prefix))
-    absent = 0.0 if prefix == "share/" else None  # an objective that is not in a mixture has no share of it
+    absent = 0.0 if prefix == SHARE else None  # an objective that is not in a mixture has no share of it
     series = {name.removeprefix(prefix): _points(metrics, name, absent) for name in list(names)[: 4 * MOST_LINES]}
-    return plot(title, series, x_label="decision", window=max(1, len(metrics.sample) // 20))
+    y_axis = Axis(low=0.0, high=1.0) if prefix == SHARE else None
+    return plot(title, series, x_label="decision", window=max(1, len(metrics.sample) // 20), y_axis=y_axis)
 
 
 def _points(metrics: Metrics, name: str, absent: float | None = None) -> list[tuple[float, float]]:

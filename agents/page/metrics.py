@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from taskrl.report_figures import number
 
 # as taskrl.tracking writes a line; others are parsed whole
+LEAST_SPAN_S = 1.0
 HEAD = re.compile(
     rb'\{"kind": "(\w{1,40})", "step": (\d{1,15}), "run": "([^"\\]{0,300})", "time": (\d{1,12}(?:\.\d{1,6})?), '
 )
@@ -140,12 +141,12 @@ class Metrics:
         return None
 
     def rate(self) -> float | None:
-        """Decisions a second, of the last ones; None where too few are known."""
+        """Decisions a second, of the last ones; None where they are known over too short a time."""
         times = sorted(when for _, _, when, _ in self._recent)
         span = times[-1] - times[0] if times else 0.0
         # what ends together is recorded together, so the first moment stands for work done before it
         after = sum(when > times[0] for when in times) if times else 0
-        return after / span if span > 0 else None
+        return after / span if span >= LEAST_SPAN_S else None
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -177,13 +177,17 @@ def _said(look: Look) -> str:
     return f"{stage.title}: {10 * int(stage.percent // 10)} percent done"
 
 
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else amount(value, 2, trim=True)
+
+
 def _facts(look: Look) -> list[tuple[str, str]]:
     facts, metrics = [], look.metrics
     if look.num_workers and look.state == TRAINING:
         facts.append(("workers", str(look.num_workers)))
     if look.rate:
-        each = f", {amount(look.rate / look.num_workers, 2, trim=True)} a worker" if look.num_workers else ""
-        facts.append(("decisions a second", f"{amount(look.rate, 3, trim=True)}{each}"))
+        each = f", {_rate(look.rate / look.num_workers)} a worker" if look.num_workers else ""
+        facts.append(("decisions a second", f"{_rate(look.rate)}{each}"))
     last = [metrics.sample[step] for step in sorted(metrics.sample)[-NUM_LAST:]]
     for name, title in (
         ("steps_per_second", "training steps a second, each worker"),
@@ -192,7 +196,7 @@ def _facts(look: Look) -> list[tuple[str, str]]:
         values = [value for found in last if (value := number(found.get(name))) is not None]
         if values:
             mean = sum(values) / len(values)
-            facts.append((title, f"{mean:.0%}" if name.endswith("share") else amount(mean, 3, trim=True)))
+            facts.append((title, f"{mean:.0%}" if name.endswith("share") else _rate(mean)))
     if metrics.num_decisions:
         facts.append(("decisions recorded", f"{metrics.num_decisions:,}"))
     if look.left_s is not None:

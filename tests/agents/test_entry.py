@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import agents.training
+from taskrl import __version__
 from tests.agents.runs import taskrl
 
 INTERRUPTED_IMPORT = """
@@ -69,3 +70,8 @@ def test_options_that_cannot_be_read_are_one_sentence(arguments: list[str], name
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: ") and result.stderr.endswith(" --help.\n")
     assert named in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_it_says_its_version() -> None:
+    result = taskrl("--version")
+    assert (result.exit_code, result.stdout) == (0, f"{__version__}\n")
