@@ -24,6 +24,21 @@ def test_it_reads_what_was_added_and_nothing_twice(tmp_path: Path) -> None:
     assert metrics.last_time > 0
 
 
+def test_a_rate_is_told_once_decisions_lie_a_second_apart(tmp_path: Path) -> None:
+    """Two workers record their first decisions within milliseconds: that is no speed."""
+    path = tmp_path / METRICS_NAME
+    metrics = Metrics(path)
+    rates = []
+    for when in (100.0, 100.004, 102.0, 104.0):
+        entry = {"kind": "decision", "step": len(rates), "run": "", "time": when, "metrics": {"quality": 0.1}}
+        with path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        metrics.read()
+        rates.append(metrics.rate())
+    assert rates[:2] == [None, None]
+    assert rates[2:] == [1.0, 0.75]
+
+
 def test_a_line_that_is_not_whole_yet_waits_for_its_rest(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     record_episode(run, 0)
