@@ -35,7 +35,10 @@ class Rates:
     def of(self, num_episodes: int, episode: EpisodeConfig) -> Cost:
         """What so many episodes cost."""
         num_steps = num_episodes * episode.decisions * episode.steps_per_decision
-        num_measurings = num_episodes * (episode.decisions + 1)
+        return self.sum(num_steps, num_measurings=num_episodes * (episode.decisions + 1))
+
+    def sum(self, num_steps: int, *, num_measurings: int) -> Cost:
+        """What so many steps and measurings cost."""
         return Cost(
             flops=num_steps * self.step.flops + num_measurings * self.measuring.flops,
             seconds=num_steps * self.step.seconds + num_measurings * self.measuring.seconds,

@@ -6,9 +6,10 @@ from typing import Any
 
 from agents.compare.folder import is_comparison
 from agents.galleries import view_galleries
-from agents.logbook import log_record, logged_specs, mean_shares
+from agents.logbook import logged_specs, mean_shares
 from agents.preparation import prepare
 from agents.progress import Reporter
+from agents.results import log_of
 from agents.summary import LEARNED
 from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError, TaskrlError
@@ -33,12 +34,7 @@ def rebuild_report(path: Path, out: Path, reporter: Reporter) -> None:
     run = RunFolder.open(path)
     result, config = run.result(), run.config()
     who, played = _played(run, result)
-    log = log_record(
-        run.path / METRICS_NAME,
-        decisions=config.episode.decisions,
-        group_size=config.agent.group_size,
-        searched=result.get("search") is not None,
-    )
+    log = log_of(run, config, searched=result.get("search") is not None)
     whole = {**result, "log": log, "shares": mean_shares(played)}
     galleries = _galleries(config, played, who, reporter)
     page = render_report(whole, galleries, name=run.path.name, test_reads=run.test_reads_made())

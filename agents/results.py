@@ -75,6 +75,12 @@ class StoredFinal:
             ) from None
 
 
+def shown_of(finals: Sequence[StoredFinal]) -> list[StoredFinal]:
+    """The final runs that choices and views are shown of: the learned policy's, or the first where there is none."""
+    learned = [final for final in finals if final.row.get("generator") == LEARNED]
+    return learned or [final for final in finals if final.specs][:1]
+
+
 def finish(
     run: RunFolder,
     assembled: Assembled,
@@ -101,7 +107,7 @@ def finish(
         if numbers:
             tracker.log_metrics(numbers, step=0, kind=kind)
     learned = [final for final in finals if final.row["generator"] == LEARNED]
-    shown = learned or [final for final in finals if final.specs][:1]
+    shown = shown_of(finals)
     observed = observed_in([(row.row["train_seed"], row.observations, row.entries, row.specs) for row in learned])
     result = {
         "format_version": RESULT_VERSION,
@@ -120,7 +126,7 @@ def finish(
         "curves": curves(finals),
         "schedule": schedule(shown),
         "shares": mean_shares([final.specs for final in shown]),
-        "log": _log(run, config, searched=search is not None),
+        "log": log_of(run, config, searched=search is not None),
         "machine": machine(config.predictor.device),
         "versions": versions(),
         "config": config.model_dump(),
@@ -209,7 +215,8 @@ def curves(finals: Sequence[StoredFinal]) -> dict[str, list[list[float]]]:
     return found
 
 
-def _log(run: RunFolder, config: ExperimentConfig, *, searched: bool) -> dict[str, Any] | None:
+def log_of(run: RunFolder, config: ExperimentConfig, *, searched: bool) -> dict[str, Any] | None:
+    """`log_record` of a run."""
     decisions, group_size = config.episode.decisions, config.agent.group_size
     return log_record(run.path / METRICS_NAME, decisions=decisions, group_size=group_size, searched=searched)
 

@@ -164,8 +164,8 @@ def _reference_pieces(parts: Mapping[str, Any]) -> dict[str, str]:
         level = number(levels[int(index)]) if index is not None and 0 <= index < len(levels) else None
         if level is None:
             continue
-        if str(name).startswith("weight/"):
-            weights[str(name).removeprefix("weight/")] = level
+        if str(name).startswith(WEIGHT):
+            weights[str(name).removeprefix(WEIGHT)] = level
         else:
             pieces[str(name)] = f"{name} {level:g}"
     total = sum(weights.values())

@@ -293,7 +293,7 @@ def short(name: str) -> str:
     return brief(name, LABEL_CHARACTERS)
 
 
-def _mean_series(seeds: Sequence[Series]) -> Series:
+def mean_series(seeds: Sequence[Series]) -> Series:
     """Mean over the seeds that have a value, place by place."""
     means: Series = []
     for place in range(max((len(seed) for seed in seeds), default=0)):
@@ -317,10 +317,10 @@ def run_charts(series: Named, names: Sequence[str], *, first: int, reference: st
     if not values:
         return []
     x_axis, y_axis = Axis.around([first, first + max(longest - 1, 1)], margin=0.03), Axis.robust(values)
-    ghost = _mean_series(series.get(reference, []))
+    ghost = mean_series(series.get(reference, []))
     charts = []
     for name in names[:MAX_FRAMES]:
-        mean = _mean_series(series[name])
+        mean = mean_series(series[name])
         last = next((value for value in reversed(mean) if value is not None), None)
         drawn = [("seed", seed) for seed in series[name][:MAX_SEED_LINES]]
         drawn += [] if name == reference else [("ghost", ghost)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from agents.compare.cells import Cell, Store, encoder_settings, search_settings
 from agents.compare.methods import AGENT, PRIOR, Method
 from agents.final import UNTRAINED, FinalJob, Generator
+from agents.policy_search import num_episodes
 from agents.preparation import NUM_REFERENCE_EPISODES
 from agents.schedule import SCHEDULE
 from agents.summary import LEARNED, PIXELS
@@ -99,11 +100,10 @@ class Plan:
     @property
     def episodes_of_a_search(self) -> int:
         """What every search may spend: the agent's episodes, its A/A test and its reference episodes."""
-        agent, episode = self.config.agent, self.config.episode
-        groups = math.ceil(agent.episodes / agent.group_size)
+        episode = self.config.episode
         tested = self.config.reward.noise_test != "off"
         tests = num_decisions(self.assembled.problem, episode) if tested else 0
-        return groups * agent.group_size + NUM_REFERENCE_EPISODES + math.ceil(tests / episode.decisions)
+        return num_episodes(self.config.agent) + NUM_REFERENCE_EPISODES + math.ceil(tests / episode.decisions)
 
     def episode_of(self, plan: FinalPlan, search_flops: int) -> EpisodeConfig:
         """How a final encoder is trained; what `search_flops` buy comes on top where the method gets the whole sum."""

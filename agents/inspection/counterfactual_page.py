@@ -12,7 +12,7 @@ from rich.table import Table
 from agents.catalogue import AGENTS
 from agents.compare.folder import is_comparison
 from agents.final import Generator, check_generator
-from agents.forecast import Cost, rates
+from agents.forecast import rates
 from agents.inspection.counterfactuals import Branched, BranchJob, alternatives_of, branch, compared
 from agents.inspection.why_of_run import plain_answer
 from agents.preparation import prepare
@@ -150,12 +150,8 @@ def cost_note(assembled: Assembled, jobs: Sequence[BranchJob]) -> str:
     own = len({alternative.choice for alternative in job.alternatives} - {None})
     num_branches = len(job.alternatives) - own
     num_decisions = sum(job.start + job.ahead * (1 + num_branches) for job in jobs)
-    measured = rates(assembled)
     num_steps = num_decisions * job.episode.steps_per_decision
-    cost = Cost(
-        flops=num_steps * measured.step.flops + num_decisions * measured.measuring.flops,
-        seconds=num_steps * measured.step.seconds + num_decisions * measured.measuring.seconds,
-    )
+    cost = rates(assembled).sum(num_steps, num_measurings=num_decisions)
     return (
         f"Counterfactuals: {len(jobs)} snapshots, about {num_branches} other tasks from each, {num_decisions} "
         f"decisions of {job.episode.steps_per_decision} steps in all; {cost}. Fewer: --choices, --at, --ahead, --seeds."

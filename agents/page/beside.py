@@ -9,7 +9,8 @@ from agents.page.look import Look
 from agents.page.pages import headline
 from agents.summary import LEARNED, interval_text
 from taskrl.config import flatten
-from taskrl.report_figures import Strip, amount, listed, mapping, number, records, strips
+from taskrl.report_curves import mean_series, series_of
+from taskrl.report_figures import Strip, amount, mapping, number, records, strips
 
 MOST_COMPARED = MOST_LINES
 MOST_ROWS = 60
@@ -78,15 +79,9 @@ def _search_points(result: Mapping[str, Any]) -> Points:
 
 def _mean_curve(result: Mapping[str, Any]) -> Points:
     """Of the learned policy, or of whatever the run trained alone: the mean over seeds that got so far."""
-    curves = mapping(result.get("curves"))
-    chosen = curves.get(LEARNED) or next(iter(curves.values()), None)
-    lines = [[number(value) for value in listed(line)] for line in listed(chosen)]
-    points = []
-    for place in range(max((len(line) for line in lines), default=0)):
-        values = [value for line in lines if place < len(line) and (value := line[place]) is not None]
-        if values:
-            points.append((float(place), sum(values) / len(values)))
-    return points
+    series = series_of(result.get("curves"))
+    chosen = series.get(LEARNED) or next(iter(series.values()), [])
+    return [(float(place), mean) for place, mean in enumerate(mean_series(chosen)) if mean is not None]
 
 
 def _scores(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:

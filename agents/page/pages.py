@@ -11,7 +11,8 @@ from agents.compare.outcome import sentences_of
 from agents.page.charts import Plot, plot, search_plots, tried
 from agents.page.examples import example_views, final_views
 from agents.page.look import DONE, EMPTY, FINALS, PRETRAINING, SEARCHING, STOPPED, TRAINING, Look, Stage
-from agents.summary import LEARNED, flops_text, interval_text
+from agents.results import shown_of
+from agents.summary import flops_text, interval_text
 from taskrl.mlflow_store import DATABASE_NAME
 from taskrl.report import context
 from taskrl.report_choices import Step, task_steps
@@ -67,24 +68,16 @@ def run_view(look: Look) -> dict[str, Any]:
     done = look.state == DONE
     choices = look.result.get("choices")
     parts = mapping(mapping(choices).get("parts")) or _parts(look.space)
-    views = {
+    return {
         **context(look.result, _views(look) if done else [], name=look.found.name, test_reads=_reads(look)),
-        "look": look,
-        "path": str(look.found.path),
-        "title": headline(look),
-        "say": _said(look),
+        **_of_any(look),
         "percent": _percent(look),
-        "facts_now": _facts(look),
         "now_steps": _steps(look.now, parts),
         "now_views": _now_views(look),
         "plots": search_plots(look.metrics),
         "tried": tried(look.metrics, look.space),
         "quality": None if any(stage.title == SEARCHING for stage in look.stages) else _quality(look),
-        "has_report": look.found.file(look.found.folder.report.name) is not None,
-        "commands": commands(look),
-        "mlflow_link": _mlflow_link(look),
     }
-    return views | {"data": look.data}
 
 
 def comparison_view(look: Look) -> dict[str, Any]:
@@ -100,16 +93,23 @@ def comparison_view(look: Look) -> dict[str, Any]:
             problems.append(f"result.json is not as taskrl compare writes it ({type(error).__name__}: {error}).")
     return {
         **context(look.result if look.state == DONE else {}, [], name=look.found.name),
+        **_of_any(look),
+        "problems": problems,
+        "sentences": sentences,
+        "rows": rows,
+        "has_figure": look.found.file(FIGURE) is not None,
+    }
+
+
+def _of_any(look: Look) -> dict[str, Any]:
+    """What runs and comparisons have in common."""
+    return {
         "look": look,
         "path": str(look.found.path),
         "data": look.data,
         "title": headline(look),
         "say": _said(look),
         "facts_now": _facts(look),
-        "problems": problems,
-        "sentences": sentences,
-        "rows": rows,
-        "has_figure": look.found.file(FIGURE) is not None,
         "has_report": look.found.file(look.found.folder.report.name) is not None,
         "commands": commands(look),
         "mlflow_link": _mlflow_link(look),
@@ -226,8 +226,7 @@ def _steps(spec: TaskSpec | None, parts: Mapping[str, Any]) -> list[Step]:
 def _views(look: Look) -> Sequence[Gallery]:
     if look.space is None:
         return ()
-    learned = [final for final in look.finals if final.row.get("generator") == LEARNED]
-    shown = learned or [final for final in look.finals if final.specs][:1]
+    shown = shown_of(look.finals)
     who = text_of(shown[0].row.get("generator")) if shown else ""
     return final_views(look.found.folder, look.space, [final.specs for final in shown], who)
 
