@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.keeping import BEST, LAST, kept_folders
+from agents.keeping import BEST, EMA, LAST, kept_folders
 from agents.policy_export import write_policy
 from taskrl.config import TrackingConfig
 from taskrl.errors import ConfigError, RunFolderError, unknown_name
@@ -30,7 +30,9 @@ FROM_ROW = ("validation_accuracy", "knn_accuracy", "search_flops")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `taskrl export` was asked for. out: None only checks the encoder. weights: best, last; None is encoder/."""
+    """What `taskrl export` was asked for. out: None only checks the encoder. weights: best, last or ema; None is
+    the one that counts, encoder/.
+    """
 
     formats: tuple[str, ...]
     out: Path | None
@@ -118,8 +120,8 @@ def _check(request: Request) -> None:
     out = request.out
     if out is None and request.formats != (FOLDER,):
         raise ConfigError(f"--format {','.join(request.formats)} writes something new; say where with --out.")
-    if request.weights not in (None, BEST, LAST):
-        raise ConfigError(f"--weights is {request.weights!r}; name {BEST} or {LAST}.")
+    if request.weights not in (None, BEST, LAST, EMA):
+        raise ConfigError(f"--weights is {request.weights!r}; name {BEST}, {LAST} or {EMA}.")
     if request.weights is not None and request.formats == (POLICY,):
         raise ConfigError(
             f"--weights {request.weights} chooses an encoder, and a policy has none; leave --weights out."
@@ -217,7 +219,7 @@ def _encoder_folder(run: Path, weights: str | None) -> Path:
     """The encoder's folder in a run or a comparison, or `run` where it is one. Raises RunFolderError."""
     if _is_encoder(run):
         if weights is not None:
-            raise RunFolderError(f"{str(run)!r} is an encoder, not a run that may have two; leave --weights out.")
+            raise RunFolderError(f"{str(run)!r} is an encoder, not a run that may have several; leave --weights out.")
         return run
     main = RunFolder.open(run).encoder
     if weights is None:
@@ -225,6 +227,10 @@ def _encoder_folder(run: Path, weights: str | None) -> Path:
     for folder in (main, *kept_folders(main)):
         if (folder / CONFIG).is_file() and weights in str(read_json(folder / CONFIG).get("card", {}).get("checkpoint")):
             return folder
+    if weights == EMA:
+        raise RunFolderError(
+            f"{str(run)!r} holds no averaged encoder; one is kept where training began with --set final.ema=0.999."
+        )
     raise RunFolderError(f"{str(run)!r} holds no encoder that is known to be the {weights} one; leave --weights out.")
 
 
@@ -239,7 +245,7 @@ def _run_facts(run: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     if len(found) != 1:
         return {}
     facts = {key: found[0][key] for key in FROM_ROW if found[0].get(key) is not None}
-    if card.get("decision") != found[0].get("scored_decision"):
+    if card.get("decision") != found[0].get("scored_decision") or card.get("checkpoint") == EMA:
         facts = {key: value for key, value in facts.items() if not key.endswith("accuracy")}
     return facts
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from agents.baselines import RandomPolicy
-from agents.keeping import BEST, LAST, Keeper, beside
+from agents.keeping import BEST, EMA, LAST, Keeper, beside
 from agents.online import ONLINE, OnlinePolicy, online_episode
 from agents.policy import load_policy
 from agents.profile import profile_spec
@@ -59,8 +59,8 @@ class Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class FinalJob:
-    """One final encoder. export_to: where to write it, or None; the best or the last, whichever does not count, goes
-    beside it. read_test: score on test images, not on validation.
+    """One final encoder. export_to: where to write it, or None; the best or the last, whichever does not count, and the
+    averaged one, go beside it. read_test: score on test images, not on validation.
     """
 
     generator: Generator
@@ -156,7 +156,8 @@ def train_final(
     trace: Trace | None = None
     # the floor `supervised` was trained on the labels that its quality is read from
     stops = config.final.stop == "auto" and job.generator.source != SUPERVISED
-    keeper = Keeper(patience=config.final.patience, stops=stops)
+    ema = config.final.ema if job.export_to is not None else 0.0
+    keeper = Keeper(patience=config.final.patience, stops=stops, ema=ema)
     if job.generator.source == UNTRAINED:
         predictor = problem.make_predictor(derive_seed(episode_seed, "predictor"))
     else:
@@ -165,6 +166,7 @@ def train_final(
         played = dataclasses.replace(
             problem.unshaped(),
             task_space=task_space(config, shape, codec),
+            make_predictor=lambda seed: keeper.follow(problem.make_predictor(seed)),
             build_task=_task_builder(problem, job.generator.source),
             observation=shown_to(policy, problem),
         )
@@ -186,17 +188,26 @@ def train_final(
     reads: list[str] = []
     row = _row(assembled, job, predictor, trace, keeper, reads.append)
     if job.export_to is not None:
-        _export(assembled, job, predictor, trace, keeper, row)
+        _export(assembled, job, predictor, trace, keeper, row, reads.append)
     return FinalResult(row=row, trace=trace, test_reads=tuple(reads))
 
 
 def _export(
-    assembled: Assembled, job: FinalJob, predictor: Predictor, trace: Trace | None, keeper: Keeper, row: dict[str, Any]
+    assembled: Assembled,
+    job: FinalJob,
+    predictor: Predictor,
+    trace: Trace | None,
+    keeper: Keeper,
+    row: dict[str, Any],
+    log: Callable[[str], None],
 ) -> None:
-    """Write the encoder that the row scores, and beside it the best or the last one where that is another."""
+    """Write the encoder that the row scores, and beside it the best or the last one where that is another, and the one
+    of averaged weights where there is one. Leaves `predictor` with the weights written last.
+    """
     calibration, encoder = assembled.problem.calibration, predictor.encoder
     origin = {key: row[key] for key in ("generator", "train_seed", "search_seed", "train_flops")}
     shared = {"data": assembled.splits.name, **origin}
+    scored_on = {"scored_on": "test" if job.read_test else "validation"}
 
     def write(folder: Path, decision: int, checkpoint: str, scores: Mapping[str, object]) -> None:
         which = {"checkpoint": checkpoint, "decision": decision, "num_decisions": keeper.num_decisions}
@@ -205,15 +216,28 @@ def _export(
         export_encoder(encoder, assembled.encoder_config, folder, example=example, card=card)  # type: ignore[arg-type]
 
     assert job.export_to is not None
-    scores = {"linear_accuracy": row["linear_accuracy"], "scored_on": "test" if job.read_test else "validation"}
-    if keeper.best_decision == keeper.num_decisions:
-        write(job.export_to, keeper.num_decisions, f"{BEST} and {LAST}", scores)
-        return
-    write(job.export_to, keeper.chosen_decision, keeper.chosen, scores)
-    other, decision = (LAST, keeper.num_decisions) if keeper.chosen == BEST else (BEST, keeper.best_decision)
-    keeper.swap(encoder)
-    predictor.recalibrate(calibration)
-    write(beside(job.export_to, other), decision, other, {})
+    one = keeper.best_decision == keeper.num_decisions
+    checkpoint = f"{BEST} and {LAST}" if one else keeper.chosen
+    scores = {"linear_accuracy": row["linear_accuracy"], **scored_on}
+    write(job.export_to, keeper.chosen_decision, checkpoint, scores)
+    if not one:
+        other, decision = (LAST, keeper.num_decisions) if keeper.chosen == BEST else (BEST, keeper.best_decision)
+        keeper.swap(encoder)
+        predictor.recalibrate(calibration)
+        write(beside(job.export_to, other), decision, other, {})
+    if keeper.average is not None:
+        keeper.average.put()
+        predictor.recalibrate(calibration)
+        scores = {"ema_decay": keeper.average.decay, **_scores(assembled, job, predictor, log), **scored_on}
+        write(beside(job.export_to, EMA), keeper.num_decisions, EMA, scores)
+
+
+def _scores(assembled: Assembled, job: FinalJob, predictor: Predictor, log: Callable[[str], None]) -> dict[str, Any]:
+    """Of averaged weights, for their card."""
+    reason = f"{job.generator.name}, train seed {job.train_seed}, averaged weights"
+    (accuracy,) = score(assembled, predictor, _scored(assembled, job.read_test, log, reason))
+    quality = assembled.problem.probe(predictor.encode, assembled.problem.probe_data).value
+    return {"linear_accuracy": accuracy.linear if accuracy else None, "quality": quality}
 
 
 def _told(specs: Sequence[str]) -> list[str]:

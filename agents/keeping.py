@@ -9,23 +9,34 @@ from torch import Tensor, nn
 
 from taskrl.config import FinalConfig
 from taskrl.evaluation.stopping import StopRule
+from taskrl.predictor.average import WeightAverage
+from taskrl.predictor.predictor import Predictor
 
-BEST, LAST = "best", "last"
+BEST, LAST, EMA = "best", "last", "ema"
 
 
 @final
 class Keeper:
     """Told the quality after every decision of an episode; holds the weights of the best encoder.
 
-    num_decisions: told so far. best_decision: after how many decisions quality was best.
+    num_decisions: told so far. best_decision: after how many decisions quality was best. average: of the weights of the
+    predictor that it follows, where there is to be one.
     """
 
-    def __init__(self, *, patience: int, stops: bool) -> None:
-        """stops: whether `add` ever asks to stop."""
+    def __init__(self, *, patience: int, stops: bool, ema: float = 0.0) -> None:
+        """stops: whether `add` ever asks to stop. ema: decay of the average a step; 0 for none."""
+        self._ema = ema
+        self.average: WeightAverage | None = None
         self._rule = StopRule(patience)
         self._stops = stops
         self._best: Mapping[str, Tensor] = {}
         self.num_decisions = self.best_decision = 0
+
+    def follow(self, predictor: Predictor) -> Predictor:
+        """Average the weights of `predictor` from here on; gives it back."""
+        if self._ema:
+            self.average = WeightAverage(predictor, self._ema)
+        return predictor
 
     def add(self, quality: float, encoder: nn.Module) -> bool:
         """Whether to stop after this decision, which left `encoder`."""
@@ -71,13 +82,13 @@ def stop_notes(final: FinalConfig) -> list[str]:
 
 
 def beside(folder: Path, checkpoint: str) -> Path:
-    """Where the best or the last encoder goes when the other one is in `folder`."""
+    """Where the best, the last or the averaged encoder goes when another one is in `folder`."""
     return folder.with_name(f"{folder.name}-{checkpoint}")
 
 
 def kept_folders(folder: Path) -> list[Path]:
     """Where encoders may lie when one was written to `folder`; that one comes last."""
-    return [beside(folder, BEST), beside(folder, LAST), folder]
+    return [*(beside(folder, name) for name in (BEST, LAST, EMA)), folder]
 
 
 def copy_kept(source: Path, target: Path) -> None:

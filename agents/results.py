@@ -154,8 +154,9 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
         reporter.console.print(print_table(result["table"], result["split"]))
     for sentence in sentences_of(result):
         reporter.say(sentence)
-    best, last, encoder = kept_folders(run.encoder)
-    paths = {"Report": run.report, "Encoder": encoder, "Best encoder": best, "Last encoder": last, "Policy": run.policy}
+    best, last, ema, encoder = kept_folders(run.encoder)
+    paths = {"Report": run.report, "Encoder": encoder, "Best encoder": best, "Last encoder": last}
+    paths |= {"Averaged encoder (EMA)": ema, "Policy": run.policy}
     for title, path in paths.items():
         if path.exists():
             reporter.say(f"{title}: {path}")

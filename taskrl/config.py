@@ -132,7 +132,8 @@ class FinalConfig(Section):
     """Final encoders: paired seeds for every generator; test reads the test images instead of the validation images.
 
     stop auto: training ends when quality has not risen by more than its noise for `patience` decisions, and the encoder
-    of best quality counts; never: the last one does.
+    of best quality counts; never: the last one does. ema: above 0, an exponential moving average of the weights with
+    this decay a step is kept, too, beside the encoder that counts.
     """
 
     seeds: int = Field(default=5, ge=0, le=1000)
@@ -142,6 +143,7 @@ class FinalConfig(Section):
     test: bool = False
     stop: Literal["never", "auto"] = "never"
     patience: int = Field(default=3, ge=1, le=1000)
+    ema: float = Field(default=0.0, ge=0.0, lt=1.0)
 
     @property
     def episode(self) -> EpisodeConfig:

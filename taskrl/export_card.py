@@ -20,7 +20,16 @@ FC_HEADS = ("resnet", "resnext", "regnet", "shufflenet")
 TIMM_FAMILIES = ("resnet", "resnext", "densenet")
 SECTIONS = {
     "Data": ("data", "scored_on", "split"),
-    "Tasks": ("generator", "train_seed", "search_seed", "checkpoint", "decision", "num_decisions", "tasks"),
+    "Tasks": (
+        "generator",
+        "train_seed",
+        "search_seed",
+        "checkpoint",
+        "ema_decay",
+        "decision",
+        "num_decisions",
+        "tasks",
+    ),
     "Quality": ("quality", "linear_accuracy", "knn_accuracy", "validation_accuracy"),
     "Compute": ("train_flops", "search_flops"),
 }

@@ -70,7 +70,9 @@ def export(
         Path | None,
         typer.Option(help="New file or folder; a folder of all of them for several formats. Without it: only check."),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="best or last; default: the one that counts, encoder/.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="best, last or ema; default: the one that counts, encoder/.")
+    ] = None,
     policy: Annotated[bool, typer.Option("--policy", help="The same as --format policy.")] = False,
     license_: Annotated[str, typer.Option("--license", help="For the model card, e.g. mit.")] = "unknown",
     register: Annotated[str | None, typer.Option(help="With mlflow: register the model under this name.")] = None,

@@ -51,8 +51,9 @@ def _or_sentence(make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any] | N
 
 
 def _files(run: RunFolder, comparison: bool) -> dict[str, str]:
-    best, last, encoder = kept_folders(run.encoder)
+    best, last, ema, encoder = kept_folders(run.encoder)
     paths = {"config": run.config_file, "encoder": encoder, "encoder_best": best, "encoder_last": last}
+    paths["encoder_ema"] = ema
     paths |= {"report": run.report, "policy": run.policy, "observations": run.observations}
     if comparison:
         paths["figure"] = ComparisonFolder(run).figure

@@ -152,23 +152,27 @@ def test_the_exported_policy_is_the_runs_and_pretrain_takes_it(
     assert RunFolder(here / "again").result()["rows"][0]["generator"] == "learned"
 
 
-def two_weights(finished: RunFolder, root: Path) -> Path:
-    """A run with a best encoder that is not the last one."""
+KEPT = {"encoder": "last", "encoder-best": "best", "encoder-ema": "ema"}
+
+
+def three_weights(finished: RunFolder, root: Path) -> Path:
+    """A run with a best encoder that is not the last one, and an averaged one."""
     run = root / "run"
     run.mkdir()
     (run / "config.yaml").write_bytes(finished.config_file.read_bytes())
-    for seed, (place, checkpoint) in enumerate((("encoder", "last"), ("encoder-best", "best"))):
+    for seed, (place, checkpoint) in enumerate(KEPT.items()):
         encoder, config = make_encoder("small", in_channels=1, image_size=16, width=4, mean=[0.3], std=[0.2], seed=seed)
         export_encoder(encoder, config, run / place, example=torch.rand(2, 1, 16, 16), card={"checkpoint": checkpoint})
     return run
 
 
-def test_weights_chooses_the_best_or_the_last(finished: RunFolder, tmp_path: Path) -> None:
-    run = two_weights(finished, tmp_path)
+def test_weights_chooses_the_best_the_last_or_the_averaged(finished: RunFolder, tmp_path: Path) -> None:
+    run = three_weights(finished, tmp_path)
     for options, place in (
         ([], "encoder"),
         (["--weights", "last"], "encoder"),
         (["--weights", "best"], "encoder-best"),
+        (["--weights", "ema"], "encoder-ema"),
     ):
         out = tmp_path / "-".join(["out", *options])
         result = taskrl("export", run, "--out", out, *options)
@@ -287,7 +291,8 @@ REFUSED = {
     "an unknown format": (["--format", "onx"], "Did you mean 'onnx'"),
     "nowhere to write": (["--format", "onnx"], "--out"),
     "a wrong suffix": (["--format", "onnx", "--out", "x.pt2"], "end it in .onnx"),
-    "unknown weights": (["--weights", "ema"], "best or last"),
+    "unknown weights": (["--weights", "worst"], "best, last or ema"),
+    "averaged weights where there are none": (["--weights", "ema"], "final.ema=0.999"),
     "weights of a policy": (["--policy", "--weights", "best", "--out", "x"], "leave --weights out"),
     "no format": (["--format", "", "--out", "x"], "--format '' names no format; known: folder, onnx"),
     "no format but commas": (["--format", " ,", "--out", "x"], "names no format"),

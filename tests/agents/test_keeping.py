@@ -48,6 +48,25 @@ def features(folder: Path) -> torch.Tensor:
         return load_exported(folder)(torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.usefixtures("here")
+def test_averaged_weights_lie_beside_what_training_gives_without_them(here: Path) -> None:
+    plain, _ = pretrained()
+    plain.path.rename(here / "plain")
+    run, output = pretrained("--set", "final.ema=0.9", "--final")
+    assert torch.equal(features(run.encoder), features(here / "plain" / "encoder"))
+    assert not torch.equal(features(run.encoder), features(run.path / "encoder-ema"))
+    last, averaged = card(run.encoder), card(run.path / "encoder-ema")
+    assert (averaged["checkpoint"], averaged["ema_decay"], averaged["scored_on"]) == ("ema", 0.9, "test")
+    assert averaged["quality"] != last["quality"] and averaged["linear_accuracy"] > 10
+    assert [line.split(": ")[-1] for line in run.test_reads.read_text().splitlines()][-1].endswith("averaged weights")
+    assert "Averaged encoder (EMA):" in output
+    result = taskrl("export", run.path, "--weights", "ema", "--out", "out")
+    assert result.exit_code == 0, result.output
+    exported = card(here / "out")
+    assert exported["linear_accuracy"] == averaged["linear_accuracy"] and "knn_accuracy" not in exported
+    assert torch.equal(features(here / "out"), features(run.path / "encoder-ema"))
+
+
 @pytest.mark.usefixtures("scripted", "here")
 def test_the_best_lies_beside_the_last_when_it_came_earlier() -> None:
     run, output = pretrained()
