@@ -29,12 +29,13 @@ from pathlib import Path
 
 import torch
 from measure import RESULTS, finish, parser
-from transfer_cells import RATES, Bench, Content, Recipe, Sizes
+from transfer_cells import Bench, Content, Recipe, Sizes
 from transfer_page import KEPT, Section, headline, page
 
 from agents.compare.cells import Store
 from agents.final import UNTRAINED
 from taskrl.report_figures import duration
+from taskrl.transfer.finetune import LEARNING_RATES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results-transfer.md"
 REFERENCE = "reference"
@@ -75,7 +76,7 @@ def forecast(benches: list[Bench], options: argparse.Namespace) -> None:
         sizes, seconds = bench.sizes, 0.0
         step = {width: bench.seconds_of_step(width) for width in (sizes.width, sizes.student)}
         pretraining = sizes.pretrain * step[sizes.width]
-        tuning = len(RATES) * sizes.finetune * step[sizes.width] / 2  # one view an image
+        tuning = len(LEARNING_RATES) * sizes.finetune * step[sizes.width] / 2  # one view an image
         if "finetune" in options.parts:
             seconds += 2 * pretraining + 3 * tuning + (pretraining + tuning)
         if "distill" in options.parts and bench.shape[0] == 1:

@@ -25,7 +25,7 @@ from taskrl.machine import machine, versions
 from taskrl.modalities.image.state_dicts import untrained_like
 from taskrl.seeding import derive_seed
 from taskrl.transfer.distil import distil
-from taskrl.transfer.finetune import LEARNING_RATES, classify, encode_flops, fine_tune, linear_probe
+from taskrl.transfer.finetune import LEARNING_RATES, PROBE_SCALE, classify, encode_flops, fine_tune, linear_probe
 from taskrl.transfer.labelled import draw_labelled
 from taskrl.transfer.scores import score
 from taskrl.transfer.training import Training, encode_all, view_levels
@@ -34,9 +34,7 @@ from taskrl.tuning import images_per_second
 
 SEED = 40  # of the whole study; no other study has drawn from it
 DECISIONS = 4
-# the command's, and one that fresh weights sometimes like better; every side meets all of them
-RATES = (*LEARNING_RATES, 1e-2)
-FINETUNE_VIEWS, DISTIL_RATE = "crop=0.6,jitter=0.4", 1e-2  # the commands' defaults
+FINETUNE_VIEWS, DISTIL_RATE = "crop=0.6,jitter=0.4", 1e-2  # the commands' defaults, as are the learning rates
 PINNED = ("predictor.precision=bf16", "predictor.compile=never", "envs=processes", "workers=1", "tracking.uri=none",
           "predictor.device=cpu", "reward.scale=1.0", "final.test=true", f"seed={SEED}")  # fmt: skip
 
@@ -194,13 +192,15 @@ class Bench:
         frozen features. accuracy, balanced, auroc: on test images. flops: of the sweep alone.
         """
         training = self._training(max(1, steps), FINETUNE_VIEWS)
+        parsed = None if how == "probe" else parse_how(how)
         decided_by = {
             **self._settings(self.data),
             "start": "scratch" if start is None else self._recipe_cell(start).name,
             "labels_per_class": self.sizes.labels_per_class,
             "how": how,
             "precision": training.precision,
-            **({} if how == "probe" else {"steps": steps, "rates": RATES, "views": FINETUNE_VIEWS}),
+            **({} if parsed is None else {"steps": steps, "rates": LEARNING_RATES, "views": FINETUNE_VIEWS}),
+            **({"probe_scale": PROBE_SCALE} if parsed is not None and parsed.linear_first else {}),
             "train_seed": seed,
         }
 
@@ -210,12 +210,12 @@ class Bench:
             fresh = untrained_like(config, derive_seed(SEED, "from scratch", seed))
             encoder = fresh if start is None else load_exported(self.encoder(start))
             chosen: Content = {}
-            if how == "probe":
+            if parsed is None:
                 classifier = linear_probe(encoder, data, training.device)
                 flops = (len(data.labels) + len(data.inner_labels)) * encode_flops(encoder, self.shape)
             else:
                 order = derive_seed(SEED, "fine-tuning", seed)
-                found = fine_tune(encoder, data, parse_how(how), training, seed=order, learning_rates=RATES)
+                found = fine_tune(encoder, data, parsed, training, seed=order)
                 encoder, classifier, flops = found.encoder, found.classifier, found.flops
                 chosen = {"learning_rate": found.learning_rate, "step": found.step, "inner": found.inner.balanced}
             scores = score(classify(encoder, classifier, self.test.inputs, training.device), self.test_labels)

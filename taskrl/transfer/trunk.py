@@ -16,7 +16,7 @@ SEQUENCES = ("features", "layers", "trunk_output", "blocks")
 @dataclass(frozen=True)
 class How:
     """What is trained. last: the number of modules at the end, None for all of them. linear_first: the classifier
-    starts from the linear probe's solution (LP-FT: Kumar et al. 2022, arXiv:2202.10054), else from 0.
+    starts from the linear probe's solution, made smaller, else from 0 (after LP-FT: Kumar et al. 2022).
     """
 
     last: int | None

@@ -12,10 +12,17 @@ from taskrl.errors import DataError
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.seeding import isolated_global_rng
-from taskrl.transfer.finetune import classify, encode_flops, fine_tune, linear_probe, probe_classifier
+from taskrl.transfer.finetune import (
+    LEARNING_RATES,
+    classify,
+    encode_flops,
+    fine_tune,
+    linear_probe,
+    probe_classifier,
+)
 from taskrl.transfer.labelled import Labelled, draw_labelled
 from taskrl.transfer.scores import score
-from taskrl.transfer.training import Training
+from taskrl.transfer.training import Training, encode_all
 from taskrl.transfer.trunk import parse_how
 from tests.builders import blobs, generator
 
@@ -83,7 +90,7 @@ def test_the_best_of_the_sweep_learns_and_leaves_the_start_alone() -> None:
     calls: list[None] = []
     data = draw_labelled(divided, None, seed=0)
     found = fine_tune(net, data, parse_how("full"), training(40), seed=0, after_rate=lambda: calls.append(None))
-    assert len(calls) == 3
+    assert len(calls) == len(LEARNING_RATES)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     scored = divided.validation
     assert scored.labels is not None
@@ -110,6 +117,15 @@ def test_a_start_that_training_does_not_beat_is_kept() -> None:
     start = fine_tune(encoder(), data, how, training(3), seed=0, learning_rates=[1e-1])
     assert start.inner.balanced >= found.inner.balanced - 1e-9 or start.step == 0
     assert found.inner.balanced > 50, "the linear probe of an untrained net is above chance"
+
+
+def test_a_probe_that_starts_training_judges_every_image_as_the_probe_does_but_is_less_sure() -> None:
+    data, net = draw_labelled(splits(), None, seed=0), encoder()
+    start = fine_tune(net, data, parse_how("linear-then-full"), training(1), seed=0, learning_rates=[1e-30])
+    probe = probe_classifier(encode_all(net, data.inputs, CPU), data.labels, data.num_classes)
+    sure, less = (classify(net, layer, data.inner_inputs, CPU).softmax(1) for layer in (probe, start.classifier))
+    assert torch.equal(sure.argmax(1), less.argmax(1))
+    assert less.max(1).values.mean() < sure.max(1).values.mean() - 0.01
 
 
 def test_the_sweep_is_charged_with_steps_and_evaluations() -> None:
