@@ -76,7 +76,7 @@ def finetune(
                 source, how, training, options, config.seed + index, (scored.inputs, scored.labels), progress
             )
             rows += found.rows
-            if found.fine_tuned.inner.better_than(None if best is None else best.inner):
+            if best is None or found.fine_tuned.inner.order > best.inner.order:
                 best = found.fine_tuned
     assert best is not None
     result = {

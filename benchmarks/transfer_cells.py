@@ -34,6 +34,7 @@ from taskrl.tuning import images_per_second
 
 SEED = 40  # of the whole study; no other study has drawn from it
 DECISIONS = 4
+METHOD = {"rates": LEARNING_RATES, "probe_scale": PROBE_SCALE, "trained": "on all labels"}  # of fine-tuning
 FINETUNE_VIEWS, DISTIL_RATE = "crop=0.6,jitter=0.4", 1e-2  # the commands' defaults, as are the learning rates
 PINNED = ("predictor.precision=bf16", "predictor.compile=never", "envs=processes", "workers=1", "tracking.uri=none",
           "predictor.device=cpu", "reward.scale=1.0", "final.test=true", f"seed={SEED}")  # fmt: skip
@@ -199,8 +200,7 @@ class Bench:
             "labels_per_class": self.sizes.labels_per_class,
             "how": how,
             "precision": training.precision,
-            **({} if parsed is None else {"steps": steps, "rates": LEARNING_RATES, "views": FINETUNE_VIEWS}),
-            **({"probe_scale": PROBE_SCALE} if parsed is not None and parsed.linear_first else {}),
+            **({} if parsed is None else {"steps": steps, "views": FINETUNE_VIEWS, **METHOD}),
             "train_seed": seed,
         }
 

@@ -1,6 +1,7 @@
 """Supervised fine-tuning of an encoder with a linear classifier, and the linear probe that it is compared with."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,8 +33,9 @@ ABSENT_LOGIT = -20.0
 
 @dataclass(frozen=True)
 class FineTuned:
-    """An encoder with its classifier, chosen on the inner part. step: after which its weights were kept. flops,
-    seconds: of the whole sweep, with the evaluations that chose.
+    """An encoder with its classifier, trained on all labels as the inner part chose. step: after which training ended.
+    inner: what chose, of weights that had not seen the inner part. flops, seconds: of the whole sweep, with the
+    evaluations that chose and the training that followed.
     """
 
     encoder: Encoder
@@ -55,75 +57,139 @@ def fine_tune(
     learning_rates: Sequence[float] = LEARNING_RATES,
     after_rate: Callable[[], None] = lambda: None,
 ) -> FineTuned:
-    """Train a copy of `encoder` and a classifier at every learning rate; the best weights of all by the inner part.
+    """Train a copy of `encoder` and a classifier at every learning rate without the inner part; train another copy on
+    all labels, at the rate and for as many steps as the inner part chose (Goodfellow et al. 2016, algorithm 7.2).
 
-    Every rate starts from the same weights and meets the same batches and views, all by `seed`. The inner part is read
-    ten times a rate, and before the first step where the start is the probe's solution. `encoder` is left as it is.
-    Raises DataError when no rate gave finite numbers.
+    Every training meets the same views by `seed`. The inner part is read ten times a rate, and before the first step
+    where the start is the probe's solution. A rate is judged by its last step, and by an earlier one only where that
+    was clearly better. `encoder` is left as it is. Raises DataError when no rate gave finite numbers.
     """
     started = time.monotonic()
-    per_image = encode_flops(encoder, data.inputs.sample_shape)
-    start = nn.Linear(encoder.feature_dim, data.num_classes)
-    nn.init.zeros_(start.weight)
-    nn.init.zeros_(start.bias)
-    flops = 0
-    if how.linear_first:
-        features = encode_all(copy.deepcopy(encoder).to(training.device), data.inputs, training.device)
-        start = probe_classifier(features, data.labels, data.num_classes)
-        with torch.no_grad():
-            start.weight.mul_(PROBE_SCALE)
-            start.bias.mul_(PROBE_SCALE)
-        flops += len(data.labels) * per_image
-    best: FineTuned | None = None
+    trials = _Trials(encoder, how, training, seed, data.num_classes)
+    start, moments = trials.start(data.inputs, data.labels), []
     for rate in learning_rates:
-        found, spent, num_evaluations = _train(encoder, start, data, how, training, rate, seed)
-        flops += spent + num_evaluations * len(data.inner_labels) * per_image
-        if found is not None and found.inner.better_than(None if best is None else best.inner):
-            best = found
+        moments += trials.judged(start, data, rate)
         after_rate()
-    if best is None:
-        raise DataError(
-            "Fine-tuning gave no finite loss at any learning rate; the encoder's weights or the images are not finite."
-        )
-    return replace(best, flops=flops, seconds=time.monotonic() - started)
+    start = trials.start(data.all_inputs, data.all_labels)
+    moments.sort(key=lambda moment: moment.scores.order, reverse=True)
+    for moment in moments:
+        found = trials.trained(start, data.all_inputs, data.all_labels, moment)
+        if found is not None:
+            return replace(found, flops=trials.flops, seconds=time.monotonic() - started)
+    raise DataError(
+        "Fine-tuning gave no finite loss at any learning rate; the encoder's weights or the images are not finite."
+    )
 
 
-def _train(
-    encoder: Encoder, start: nn.Linear, data: Labelled, how: How, training: Training, rate: float, seed: int
-) -> tuple[FineTuned | None, int, int]:
-    """The best weights at one learning rate, the FLOPs of its training steps, and how often the inner part was read."""
-    net, classifier = copy.deepcopy(encoder).to(training.device), copy.deepcopy(start).to(training.device)
-    trained = freeze(net, how.last)
-    rng, order = training.views_rng(seed), torch_generator(seed, "labelled order")
-    rows = BatchStream(_RowNumbers(len(data.labels)), min(training.batch_size, len(data.labels))).batches(order)
-    every = max(1, training.steps // NUM_EVALUATIONS)
-    best: FineTuned | None = None
-    step_flops = num_steps = num_evaluations = 0
+@dataclass(frozen=True)
+class _Moment:
+    """The inner part after some steps. right: (N,), 1.0 where the class was right."""
 
-    def loss() -> Tensor:
-        nonlocal step_flops
-        chosen = next(rows)
-        views, labels = training.view(data.inputs.take(chosen), rng), data.labels[chosen].to(training.device)
-        set_modes(net, trained)
-        if not step_flops:  # all batches are of one size
-            step_flops = _step_flops(net, classifier, views, labels)
-        return F.cross_entropy(classifier(features_of(net, views)).float(), labels)
+    rate: float
+    step: int
+    scores: Scores
+    right: Tensor
 
-    def keep(step: int, _: float) -> None:
-        nonlocal best, num_steps, num_evaluations
-        num_steps = step
-        if step % every and step != training.steps:
-            return
-        num_evaluations += 1
-        found = score(classify(net, classifier, data.inner_inputs, training.device), data.inner_labels)
-        if found.better_than(None if best is None else best.inner):
-            copies = copy.deepcopy(net).cpu(), copy.deepcopy(classifier).cpu()
-            best = FineTuned(*copies, learning_rate=rate, step=step, inner=found)
+    def clearly_better_than(self, other: "_Moment", labels: Tensor) -> bool:
+        """Whether balanced accuracy is higher by more than twice the standard error of the paired difference: of many
+        steps one looks better by chance on few images.
+        """
+        counts = torch.bincount(labels).double()
+        weights = len(labels) / (int((counts > 0).sum()) * counts[labels])
+        gains = weights * (self.right - other.right)
+        return bool(gains.mean() > 2 * gains.std() / math.sqrt(len(gains)))
 
-    if how.linear_first:
-        keep(0, 0.0)  # a start that is a probe already; training has to beat it
-    optimise([*net.parameters(), *classifier.parameters()], loss, training, rate, keep)
-    return best, num_steps * step_flops, num_evaluations
+
+@dataclass
+class _Trials:
+    """Trainings of copies of one encoder; counts the FLOPs of all."""
+
+    encoder: Encoder
+    how: How
+    training: Training
+    seed: int
+    num_classes: int
+    flops: int = 0
+
+    def start(self, inputs: Inputs, labels: Tensor) -> nn.Linear:
+        """A classifier of zeros, or the probe's solution made smaller."""
+        if not self.how.linear_first:
+            start, scale = nn.Linear(self.encoder.feature_dim, self.num_classes), 0.0
+        else:
+            features = encode_all(copy.deepcopy(self.encoder).to(self.training.device), inputs, self.training.device)
+            start, scale = probe_classifier(features, labels, self.num_classes), PROBE_SCALE
+            self.flops += len(labels) * encode_flops(self.encoder, inputs.sample_shape)
+        with torch.no_grad():
+            start.weight.mul_(scale)
+            start.bias.mul_(scale)
+        return start
+
+    def judged(self, start: nn.Linear, data: Labelled, rate: float) -> list[_Moment]:
+        """The moment by which a learning rate is judged; none where no number was finite."""
+        moments: list[_Moment] = []
+
+        def read(step: int, net: Encoder, classifier: nn.Linear) -> None:
+            logits, labels = classify(net, classifier, data.inner_inputs, self.training.device), data.inner_labels
+            moments.append(_Moment(rate, step, score(logits, labels), (logits.argmax(1) == labels).double()))
+
+        self._run(start, data.inputs, data.labels, rate, read)
+        per_image = encode_flops(self.encoder, data.inputs.sample_shape)
+        self.flops += len(moments) * len(data.inner_labels) * per_image
+        moments = [moment for moment in moments if math.isfinite(moment.scores.loss)]
+        if not moments:
+            return []
+        best, last = max(moments, key=lambda moment: moment.scores.order), moments[-1]
+        return [best if best.clearly_better_than(last, data.inner_labels) else last]
+
+    def trained(self, start: nn.Linear, inputs: Inputs, labels: Tensor, moment: _Moment) -> FineTuned | None:
+        """Trained up to a moment's step at its rate; None where a loss was not finite."""
+        kept: list[FineTuned] = []
+
+        def keep(step: int, net: Encoder, classifier: nn.Linear) -> None:
+            if step == moment.step:
+                kept.append(FineTuned(net.cpu(), classifier.cpu(), moment.rate, step, moment.scores))
+
+        self._run(start, inputs, labels, moment.rate, keep, until=moment.step)
+        return kept[0] if kept else None
+
+    def _run(
+        self,
+        start: nn.Linear,
+        inputs: Inputs,
+        labels: Tensor,
+        rate: float,
+        visit: Callable[[int, Encoder, nn.Linear], None],
+        *,
+        until: int | None = None,
+    ) -> None:
+        """`visit` sees the nets after every tenth of the steps, after the last, and before the first where the
+        classifier starts from the probe's solution.
+        """
+        training = self.training
+        net, classifier = copy.deepcopy(self.encoder).to(training.device), copy.deepcopy(start).to(training.device)
+        trained = freeze(net, self.how.last)
+        rng, order = training.views_rng(self.seed), torch_generator(self.seed, "labelled order")
+        rows = BatchStream(_RowNumbers(len(labels)), min(training.batch_size, len(labels))).batches(order)
+        every = max(1, training.steps // NUM_EVALUATIONS)
+        step_flops = 0
+
+        def loss() -> Tensor:
+            nonlocal step_flops
+            chosen = next(rows)
+            views, targets = training.view(inputs.take(chosen), rng), labels[chosen].to(training.device)
+            set_modes(net, trained)
+            if not step_flops:  # all batches are of one size
+                step_flops = _step_flops(net, classifier, views, targets)
+            self.flops += step_flops
+            return F.cross_entropy(classifier(features_of(net, views)).float(), targets)
+
+        def after(step: int, _: float) -> None:
+            if step % every == 0 or step == training.steps:
+                visit(step, net, classifier)
+
+        if self.how.linear_first:
+            visit(0, net, classifier)
+        optimise([*net.parameters(), *classifier.parameters()], loss, training, rate, after, until=until)
 
 
 def classify(encoder: Encoder, classifier: nn.Linear, inputs: Inputs, device: torch.device) -> Tensor:

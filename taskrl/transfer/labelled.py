@@ -17,14 +17,16 @@ INNER_FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """Images with labels (N,), int64 in [0, num_classes). inner_inputs choose the learning rate and the weights that
-    are kept, and train nothing; both parts are training labels in the sense of the protocol.
+    """Images with labels (N,), int64 in [0, num_classes). inner_inputs choose how the others are trained on; all_inputs
+    are both parts, which are training labels in the sense of the protocol.
     """
 
     inputs: Inputs
     labels: Tensor
     inner_inputs: Inputs
     inner_labels: Tensor
+    all_inputs: Inputs
+    all_labels: Tensor
     num_classes: int
 
 
@@ -75,6 +77,8 @@ def draw_labelled(splits: Splits, per_class: int | None, *, seed: int) -> Labell
         labels=labels[train],
         inner_inputs=Subset(inputs, inner),
         inner_labels=labels[inner],
+        all_inputs=Subset(inputs, chosen),
+        all_labels=labels[chosen],
         num_classes=len(counts),
     )
 

@@ -22,11 +22,10 @@ class Scores:
     auroc: float | None
     loss: float
 
-    def better_than(self, other: "Scores | None") -> bool:
-        """By balanced accuracy; where it is equal, as often on few images, by cross-entropy."""
-        if not math.isfinite(self.loss):
-            return False
-        return other is None or (self.balanced, -self.loss) > (other.balanced, -other.loss)
+    @property
+    def order(self) -> tuple[float, float]:
+        """Greater is better: by balanced accuracy; where it is equal, as often on few images, by cross-entropy."""
+        return self.balanced, -self.loss
 
 
 def score(logits_NC: Tensor, labels_N: Tensor) -> Scores:
