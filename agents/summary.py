@@ -62,6 +62,8 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     what = (
         f"points of linear accuracy on {split} images" if key == "linear_accuracy" else "of probe quality (no labels)"
     )
+    if len(rows) == 1:
+        return f"One encoder, trained by {_called(rows[0])}: {_score(rows[0], split)}; nothing was compared with it."
     if not any(row["generator"] == LEARNED for row in rows):
         return "No learned policy in this run."
     gap = difference(rows, LEARNED, REFERENCE)
@@ -78,6 +80,8 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         sentence = f"The learned policy beats the reference recipe {at}: {text}"
     elif gap.high < 0:
         sentence = f"The learned policy is worse than the reference recipe {at}: {text}"
+    elif _same_scores(rows):
+        sentence = f"The learned policy trained the reference recipe's encoders again, seed by seed: {text}"
     else:
         sentence = f"No clear difference between the learned policy and the reference recipe: {text}"
     hand = next((row["generator"] for row in rows if row["generator"].startswith("fixed:")), None)
@@ -87,6 +91,27 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
     searched = any(row.get("search_flops") for row in rows)
     return sentence + "." + (" The search is not in this comparison; its compute is in the table." if searched else "")
+
+
+def _called(row: Row) -> str:
+    names = {LEARNED: "the learned policy", REFERENCE: "the reference recipe", "schedule": "a schedule"}
+    name = str(row["generator"])
+    return names.get(name, name)
+
+
+def _score(row: Row, split: str) -> str:
+    if row["linear_accuracy"] is None:
+        return f"probe quality {row['quality']:.3f} (no labels)"
+    return f"linear accuracy {row['linear_accuracy']:.1f} % on {split} images"
+
+
+def _same_scores(rows: Sequence[Row]) -> bool:
+    """Whether the learned policy's encoders are, to the last digit, those of the reference recipe."""
+    ours, theirs = (
+        {row["train_seed"]: (row["linear_accuracy"], row.get("quality")) for row in rows if row["generator"] == name}
+        for name in (LEARNED, REFERENCE)
+    )
+    return ours == theirs
 
 
 def _compute_of(rows: Sequence[Row]) -> str:
@@ -100,16 +125,39 @@ def _compute_of(rows: Sequence[Row]) -> str:
     return f"(each stopped by its own quality, after {_mean(ours):.1f} and {_mean(theirs):.1f} decisions on average)"
 
 
-def warnings_of(rows: Sequence[Row]) -> list[str]:
-    """Set-ups that the protocol calls broken."""
-    return broken_notes(rows, difference(rows, REFERENCE, UNTRAINED))
+def warnings_of(rows: Sequence[Row], pixels: Mapping[str, float] | None = None, *, grouped: bool = True) -> list[str]:
+    """Set-ups that the protocol calls broken, and scores that memory may explain. grouped: images that belong together
+    are kept together.
+    """
+    return [*broken_notes(rows, difference(rows, REFERENCE, UNTRAINED)), *_pixel_notes(rows, pixels, grouped)]
+
+
+def _pixel_notes(rows: Sequence[Row], pixels: Mapping[str, float] | None, grouped: bool) -> list[str]:
+    """What to say where no generator's mean reaches raw pixels."""
+    trained = {row["generator"] for row in rows} - {*FLOORS}
+    if pixels is None or measured_by(rows) != "linear_accuracy" or not trained:
+        return []
+    best = max(_mean([row["linear_accuracy"] for row in rows if row["generator"] == name]) for name in trained)
+    if best >= pixels["best"]:
+        return []
+    told = (
+        f"Raw pixels reach {pixels['best']:.1f} %, the best encoders {best:.1f} %: train longer or wider "
+        "(final.steps_per_decision, predictor.width)"
+    )
+    if grouped:
+        return [f"{told}."]
+    return [
+        f"{told}; where several files show the same thing (frames of one track, crops of one picture), keep them "
+        "together with --groups, or every score here measures memory."
+    ]
 
 
 def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
     """What to say of `gap`, the reference minus an untrained encoder, where it is too small."""
     if measured_by(rows) == "linear_accuracy" and gap is not None and gap.mean < BROKEN_MARGIN:
+        where = f"only {gap.mean:.1f} points above" if gap.mean >= 0 else f"{-gap.mean:.1f} points below"
         return [
-            f"The reference recipe is only {gap.mean:+.1f} points above `untrained`, the encoder before training: this "
+            f"The reference recipe is {where} `untrained`, the encoder before training: this "
             "set-up is too short or too small to judge anything; raise final.steps_per_decision or the encoder's width."
         ]
     return []
@@ -152,7 +200,8 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
 def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -> dict[str, Any]:
     mine = [row for row in rows if row["generator"] == name]
     linear = _interval([row["linear_accuracy"] for row in mine])
-    below = pixels is not None and linear is not None and linear["mean"] < pixels["best"] and name not in FLOORS
+    mean = None if linear is None else linear["mean"]
+    below = pixels is not None and mean is not None and mean < pixels["best"] and name not in FLOORS
     gap = difference(rows, name, REFERENCE)
     return {
         "generator": name,
@@ -160,7 +209,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "linear": linear,
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
-        "difference": None if gap is None or name in FLOORS else vars(gap).copy(),
+        "difference": None if gap is None or name in FLOORS else _ends(gap, len(mine)),
         "train_flops": _mean([row["train_flops"] for row in mine]),
         "search_flops": _mean([row["search_flops"] for row in mine]),
         "wall_seconds": round(_mean([row["wall_seconds"] for row in mine]), 2),
@@ -168,9 +217,14 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
     }
 
 
-def _interval(values: Sequence[float | None]) -> dict[str, float] | None:
+def _interval(values: Sequence[float | None]) -> dict[str, float | None] | None:
     known = [value for value in values if value is not None]
-    return vars(bootstrap(known)).copy() if known and len(known) == len(values) else None
+    return _ends(bootstrap(known), len(known)) if known and len(known) == len(values) else None
+
+
+def _ends(interval: Interval, num_seeds: int) -> dict[str, float | None]:
+    """One seed has no interval, and not one of no width (docs/protocol.md)."""
+    return vars(interval) | ({"low": None, "high": None} if num_seeds == 1 else {})
 
 
 def _mean(values: Sequence[float]) -> float:

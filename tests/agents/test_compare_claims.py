@@ -220,7 +220,7 @@ def test_the_table_has_a_row_for_each_method_and_length_and_marks_what_is_below_
 
 def test_a_reference_that_learns_nothing_and_a_single_search_are_warned_of() -> None:
     broken = [*rows("reference", 51.0), *rows("untrained", 50.0)]
-    assert "only +1.0 points" in notes_of(broken, 1)[0]
+    assert "only 1.0 points" in notes_of(broken, 1)[0]
     assert notes_of(ALL, 1) == []
     single = [row for row in ALL if row["train_seed"] < FINALS]
     assert "One search" in notes_of(single, 1)[0]
