@@ -164,26 +164,14 @@ def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
 
 
 def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
-    """The table for a terminal."""
-    table = Table(title=f"Final encoders, scored on {split} images (mean [95 % interval])")
-    for title in (
-        "generator",
-        "seeds",
-        "linear %",
-        "kNN %",
-        "probe quality",
-        "minus reference",
-        "training",
-        "search",
-        "s",
-    ):
-        name = title == "generator"
-        table.add_column(title, justify="left" if name else "right", no_wrap=name)
+    """The table for a terminal; columns that no generator fills are left out. At least one entry."""
+    titles = ("generator", "seeds", "linear %", "kNN %", "probe quality", "minus reference", "training", "search", "s")
+    rows = []
     labelled = any(entry["linear"] for entry in entries)
     for entry in entries:
         gap = entry["difference"]
         digits = 1 if labelled else 3
-        table.add_row(
+        row = (
             f"{entry['generator']} {entry['mark']}".strip(),
             str(entry["num_seeds"]),
             interval_text(entry["linear"], 1),
@@ -194,6 +182,14 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
             flops_text(entry["search_flops"]),
             f"{entry['wall_seconds']:.0f}" if entry["wall_seconds"] else "",
         )
+        rows.append(row)
+    table = Table(title=f"Final encoders, scored on {split} images (mean [95 % interval])")
+    columns = [(title, texts) for title, texts in zip(titles, zip(*rows, strict=True), strict=True) if any(texts)]
+    for title, _ in columns:
+        name = title == "generator"
+        table.add_column(title, justify="left" if name else "right", no_wrap=name)
+    for texts in zip(*(texts for _, texts in columns), strict=True):
+        table.add_row(*texts)
     return table
 
 

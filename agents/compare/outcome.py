@@ -79,11 +79,18 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
     unlabelled = any(entry["unit"] == "quality" for entry in result["claims"])
     return [
         *(["There are no labels: all claims are about quality, not about accuracy."] if unlabelled else []),
-        *(claim_sentence(entry) for entry in result["claims"]),
+        *(claim_sentence(entry) for entry in result["claims"] if entry["strictest"] is not None),
+        *_unmeasured([entry for entry in result["claims"] if entry["strictest"] is None]),
         result["break_even"]["sentence"],
         *(f"Warning: {note}" for note in result["notes"]),
         result["verdict"],
     ]
+
+
+def _unmeasured(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for all claims that no method of the comparison bears on."""
+    told = "; ".join(f"{entry['claim']} (needs {', '.join(entry['without'])})" for entry in claims)
+    return [f"Not measured, add to --methods what they need: {told}."] if told else []
 
 
 def inspect_comparison(path: Path, reporter: Reporter) -> None:

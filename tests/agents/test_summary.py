@@ -52,7 +52,9 @@ def test_one_seed_has_no_interval() -> None:
     reporter = Reporter()
     with reporter.console.capture() as shown:
         reporter.console.print(print_table([one], "validation"))
-    assert "[" not in shown.get().splitlines()[-2]
+    text = shown.get()
+    assert "[" not in text.splitlines()[-2]
+    assert "minus reference" not in text and "search" not in text  # nothing stands in these columns
 
 
 def test_encoders_below_raw_pixels_are_warned_of_and_groups_are_named_where_none_are_kept() -> None:
