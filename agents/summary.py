@@ -6,7 +6,9 @@ from typing import Any
 from rich.table import Table
 
 from agents.final import SUPERVISED, UNTRAINED
+from taskrl.config import DataConfig
 from taskrl.evaluation.statistics import Interval, bootstrap, paired_difference
+from taskrl.modalities.image.datasets import known_names
 
 REFERENCE = "reference"
 LEARNED = "learned"
@@ -125,26 +127,23 @@ def _compute_of(rows: Sequence[Row]) -> str:
     return f"(each stopped by its own quality, after {_mean(ours):.1f} and {_mean(theirs):.1f} decisions on average)"
 
 
-def warnings_of(rows: Sequence[Row], pixels: Mapping[str, float] | None = None, *, grouped: bool = True) -> list[str]:
-    """Set-ups that the protocol calls broken, and scores that memory may explain. grouped: images that belong together
-    are kept together.
-    """
-    return [*broken_notes(rows, difference(rows, REFERENCE, UNTRAINED)), *_pixel_notes(rows, pixels, grouped)]
+def warnings_of(rows: Sequence[Row]) -> list[str]:
+    """Set-ups that the protocol calls broken."""
+    return broken_notes(rows, difference(rows, REFERENCE, UNTRAINED))
 
 
-def _pixel_notes(rows: Sequence[Row], pixels: Mapping[str, float] | None, grouped: bool) -> list[str]:
-    """What to say where no generator's mean reaches raw pixels."""
-    trained = {row["generator"] for row in rows} - {*FLOORS}
-    if pixels is None or measured_by(rows) != "linear_accuracy" or not trained:
-        return []
-    best = max(_mean([row["linear_accuracy"] for row in rows if row["generator"] == name]) for name in trained)
-    if best >= pixels["best"]:
+def pixel_notes(entries: Sequence[Mapping[str, Any]], data: DataConfig) -> list[str]:
+    """What to say where no encoder of a table, a run's or a comparison's, reaches raw pixels."""
+    means = {str(entry.get("generator") or entry.get("method")): entry["linear"] for entry in entries}
+    pixels = means.pop(PIXELS, None)
+    trained = [linear["mean"] for name, linear in means.items() if linear is not None and name not in FLOORS]
+    if pixels is None or not trained or max(trained) >= pixels["mean"]:
         return []
     told = (
-        f"Raw pixels reach {pixels['best']:.1f} %, the best encoders {best:.1f} %: train longer or wider "
+        f"Raw pixels reach {pixels['mean']:.1f} %, the best encoders {max(trained):.1f} %: train longer or wider "
         "(final.steps_per_decision, predictor.width)"
     )
-    if grouped:
+    if data.groups is not None or data.source in known_names():
         return [f"{told}."]
     return [
         f"{told}; where several files show the same thing (frames of one track, crops of one picture), keep them "

@@ -10,6 +10,7 @@ from agents.compare.folder import ComparisonFolder
 from agents.compare.plan import FinalPlan, Plan
 from agents.compare.table import Row, notes_of, print_table, rows_of, table_of, validated_by
 from agents.progress import Reporter
+from agents.summary import pixel_notes
 from taskrl.config import flatten
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json
@@ -47,8 +48,8 @@ def finish(
         "encoder": encoder,
         "claims": [entry for length in lengths for entry in judge(rows, length, config.data.source)],
         "break_even": break_even(rows, lengths),
-        "notes": notes_of(rows, lengths[-1]),
-        "table": table_of(rows, pixels),
+        "notes": [*notes_of(rows, lengths[-1]), *pixel_notes(table := table_of(rows, pixels), config.data)],
+        "table": table,
         "rows": list(rows),
         "floors": {"pixels": pixels},
         "machine": machine(config.predictor.device),

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from agents.progress import Reporter
-from agents.summary import comparison_table, interval_text, print_table, verdict, warnings_of
+from agents.summary import comparison_table, interval_text, pixel_notes, print_table, verdict, warnings_of
+from taskrl.config import DataConfig
 
 
 def row(generator: str, accuracy: float | None, seed: int = 0, quality: float = 0.3) -> dict[str, Any]:
@@ -59,11 +60,16 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_encoders_below_raw_pixels_are_warned_of_and_groups_are_named_where_none_are_kept() -> None:
     rows = run_of(learned=74.0, reference=70.0, untrained=60.0, supervised=99.0)
-    (told,) = warnings_of(rows, {"best": 100.0}, grouped=False)
+    table = comparison_table(rows, {"best": 100.0})
+    (told,) = pixel_notes(table, DataConfig(source="./photos"))
     assert told.startswith("Raw pixels reach 100.0 %, the best encoders 75.0 %") and "--groups" in told
-    (told,) = warnings_of(rows, {"best": 100.0}, grouped=True)
-    assert "--groups" not in told
-    assert warnings_of(rows, {"best": 75.0}, grouped=False) == []
+    for known in (DataConfig(source="./photos", groups="a(.)"), DataConfig(source="digits")):
+        (told,) = pixel_notes(table, known)
+        assert "--groups" not in told
+    assert pixel_notes(comparison_table(rows, {"best": 75.0}), DataConfig(source="./photos")) == []
+    methods = [{**entry, "method": entry["generator"], "generator": None} for entry in table]
+    assert len(pixel_notes(methods, DataConfig(source="./photos"))) == 1
+    assert pixel_notes([], DataConfig()) == []
 
 
 @pytest.mark.parametrize(("reference", "said"), [(61.0, "only 1.0 points above"), (55.0, "is 5.0 points below")])
