@@ -26,6 +26,7 @@ from taskrl.folders import FORMAT_VERSION, to_json, write_text
 from taskrl.measuring import full_panel
 from taskrl.modalities.image.encoders import ENCODERS, make_encoder
 from taskrl.modalities.image.modeling import SMALL, Encoder
+from taskrl.report_figures import with_prefix
 from taskrl.seeding import derive_seed, torch_generator
 from taskrl.transfer.distil import NUM_STATISTICS, Distilled, distil, recalibrate
 from taskrl.transfer.training import encode_all
@@ -244,13 +245,14 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
     def mean(key: str) -> float:
         return fmean(row[key] for row in rows)
 
-    table = Table(title=f"{result['teacher']} on {result['data']}, {result['scored_on']} images, {len(rows)} seeds")
+    seeds = "1 seed" if len(rows) == 1 else f"{len(rows)} seeds"
+    table = Table(title=f"{result['teacher']} on {result['data']}, {result['scored_on']} images, {seeds}")
     table.add_column("")
-    for title in ("parameters", result["quality"], "TFLOP", "s"):
+    for title in ("parameters", result["quality"], "compute", "s"):
         table.add_column(title, justify="right")
     size = f"{result['student_parameters']:,}"
     table.add_row("teacher", f"{result['teacher_parameters']:,}", f"{result['teacher_quality']:.{digits}f}", "", "")
-    compute = f"{mean('flops') / 1e12:.4f}", f"{mean('wall_seconds'):.1f}"
+    compute = with_prefix(mean("flops"), "FLOP"), f"{mean('wall_seconds'):.1f}"
     table.add_row(f"student {result['student']}", size, f"{mean('quality'):.{digits}f}", *compute)
     table.add_row("untrained student", size, f"{mean('untrained_quality'):.{digits}f}", "", "")
     reporter.console.print(table)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,7 +44,8 @@ def at_own_size(loaded: LoadedEncoder, config: ExperimentConfig) -> tuple[Experi
     small = loaded.config.get("small_stem", False)
     size = int(loaded.config.get("image_size", config.data.image_size if small else LARGE_STEM_SIZE))
     why = "as the encoder was trained" if "image_size" in loaded.config else "since the file does not say its size"
-    note = f"images whose size is free are read at {size} pixels a side, {why}; --image-size names another"
+    which = "the folder's images" if Path(config.data.source).is_dir() else "images of no fixed size"
+    note = f"{which} are read at {size} pixels a side, {why}; --image-size names another"
     return config.model_copy(update={"data": config.data.model_copy(update={"image_size": size})}), (note,)
 
 

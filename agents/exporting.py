@@ -90,7 +90,8 @@ def export(run: Path, request: Request) -> list[str]:
     _check(request)
     if request.out is None:
         folder = check_encoder(run, request.weights)
-        return [f"Encoder: {folder}", f"How to load it without taskrl: {folder / README}"]
+        checked = "Checked: its files are those of its manifest, and its weights load into its architecture."
+        return [f"Encoder: {folder}", checked, f"How to load it without taskrl: {folder / README}"]
     return [line for exported in write_all(run, request, request.out) for line in lines(exported)]
 
 

@@ -22,6 +22,7 @@ from taskrl.export import README, export_encoder
 from taskrl.folders import FORMAT_VERSION, to_json, write_text
 from taskrl.modalities.image.modeling import SMALL
 from taskrl.modalities.image.state_dicts import untrained_like
+from taskrl.report_figures import with_prefix
 from taskrl.seeding import derive_seed
 from taskrl.transfer.finetune import LEARNING_RATES, FineTuned, classify, encode_flops, fine_tune, linear_probe
 from taskrl.transfer.labelled import class_name, draw_labelled
@@ -170,10 +171,11 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
     imbalanced = result["imbalanced"]
     table = Table(
         title=f"{result['encoder']} on {result['data']}, {rows[0]['num_labels']} labels, {result['how']}, "
-        f"{result['scored_on']} images, mean of {result['seeds']} seeds"
+        f"{result['scored_on']} images, mean of {result['seeds']} seed{'' if result['seeds'] == 1 else 's'}"
     )
     table.add_column("")
-    titles = ("accuracy, %", "fine-tuned minus it", "balanced, %", *(("AUROC, %",) if imbalanced else ()), "TFLOP", "s")
+    auroc = ("AUROC, %",) if imbalanced else ()
+    titles = ("accuracy, %", "fine-tuned minus it", "balanced, %", *auroc, "compute", "s")
     for title in titles:
         table.add_column(title, justify="right")
     for name in (FINETUNED, SCRATCH, PROBE):
@@ -187,7 +189,7 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
         cells.append(f"{mean('balanced_accuracy'):.1f}")
         if imbalanced:
             cells.append("" if mine[0]["auroc"] is None else f"{mean('auroc'):.1f}")
-        table.add_row(name, *cells, f"{mean('flops') / 1e12:.4f}", f"{mean('wall_seconds'):.1f}")
+        table.add_row(name, *cells, with_prefix(mean("flops"), "FLOP"), f"{mean('wall_seconds'):.1f}")
     reporter.console.print(table)
     if imbalanced:
         reporter.say("Classes are imbalanced by more than 3 to 1: quote balanced accuracy.")

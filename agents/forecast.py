@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from taskrl.assemble import Assembled
 from taskrl.config import EpisodeConfig, ExperimentConfig
-from taskrl.report_figures import duration
+from taskrl.report_figures import duration, with_prefix
 from taskrl.tuning import images_per_second, seconds_to_measure, workers_at_once
 
 LARGEST_SHARE = 0.25  # of the final run, for its search
@@ -22,7 +22,7 @@ class Cost:
         return Cost(flops=self.flops + other.flops, seconds=self.seconds + other.seconds)
 
     def __str__(self) -> str:
-        return f"about {self.flops / 1e12:.1f} TFLOP, at least {duration(self.seconds)}"
+        return f"about {with_prefix(self.flops, 'FLOP')}, at least {duration(self.seconds)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +74,6 @@ def search_notes(config: ExperimentConfig) -> list[str]:
 def cost_notes(assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]]) -> list[str]:
     """A sentence for each (what, number of episodes, their length); agents learn in between."""
     measured = rates(assembled)
-    return [f"{what}: {num} episodes, {measured.of(num, episode)}." for what, num, episode in plans]
+    return [
+        f"{what}: {num} episode{'' if num == 1 else 's'}, {measured.of(num, episode)}." for what, num, episode in plans
+    ]

@@ -77,8 +77,11 @@ def inspect_run(path: Path, reporter: Reporter) -> None:
     parts: Mapping[str, Any] = result["choices"]["parts"]
     if parts:
         reporter.console.print(choices_table(parts))
-    for row in result["schedule"]:
-        reporter.say(f"{row['progress']:4.0%}  {row['task']}")
+    if result["schedule"]:
+        reporter.say("What its final runs trained on most, from which share of training on:")
+    for first, row in zip([None, *result["schedule"]], result["schedule"], strict=False):
+        if first is None or first["task"] != row["task"]:
+            reporter.say(f"{row['progress']:4.0%}  {row['task']}")
     show(run, result, reporter)
 
 

@@ -70,6 +70,8 @@ def probe_encoder(
     if probed.few:
         reporter.console.print(_few_table(probed))
         reporter.say(DRAWS)
+    else:
+        reporter.say("What these are worth: --few-shot 1,5,10 sets an untrained encoder and raw pixels beside them.")
     if probed.imbalanced:
         reporter.say(RULE)
     return probed

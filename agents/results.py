@@ -18,7 +18,7 @@ from agents.keeping import kept_folders
 from agents.logbook import log_record, mean_shares
 from agents.progress import Reporter
 from agents.rollout import Trace
-from agents.summary import LEARNED, comparison_table, print_table, verdict, warnings_of
+from agents.summary import LEARNED, comparison_table, pixel_notes, print_table, verdict, warnings_of
 from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
@@ -108,15 +108,16 @@ def finish(
             tracker.log_metrics(numbers, step=0, kind=kind)
     learned = [final for final in finals if final.row["generator"] == LEARNED]
     shown = shown_of(finals)
+    table = comparison_table(rows, pixels) if rows else []
     observed = observed_in([(row.row["train_seed"], row.observations, row.entries, row.specs) for row in learned])
     result = {
         "format_version": RESULT_VERSION,
         "data": assembled.data_name,
         "split": split,
         "verdict": verdict(rows, split),
-        "notes": [*(warnings_of(rows) if rows else []), *_doubts(noise, validity)],
+        "notes": [*(warnings_of(rows) if rows else []), *pixel_notes(table, config.data), *_doubts(noise, validity)],
         "rows": rows,
-        "table": comparison_table(rows, pixels) if rows else [],
+        "table": table,
         "floors": {"pixels": pixels},
         "search": None if search is None else {**search, "episodes": episodes},
         "noise": noise,

@@ -6,7 +6,9 @@ from typing import Any
 from rich.table import Table
 
 from agents.final import SUPERVISED, UNTRAINED
+from taskrl.config import DataConfig
 from taskrl.evaluation.statistics import Interval, bootstrap, paired_difference
+from taskrl.modalities.image.datasets import known_names
 
 REFERENCE = "reference"
 LEARNED = "learned"
@@ -62,6 +64,8 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     what = (
         f"points of linear accuracy on {split} images" if key == "linear_accuracy" else "of probe quality (no labels)"
     )
+    if len(rows) == 1:
+        return f"One encoder, trained by {_called(rows[0])}: {_score(rows[0], split)}; nothing was compared with it."
     if not any(row["generator"] == LEARNED for row in rows):
         return "No learned policy in this run."
     gap = difference(rows, LEARNED, REFERENCE)
@@ -78,6 +82,8 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         sentence = f"The learned policy beats the reference recipe {at}: {text}"
     elif gap.high < 0:
         sentence = f"The learned policy is worse than the reference recipe {at}: {text}"
+    elif _same_scores(rows):
+        sentence = f"The learned policy trained the reference recipe's encoders again, seed by seed: {text}"
     else:
         sentence = f"No clear difference between the learned policy and the reference recipe: {text}"
     hand = next((row["generator"] for row in rows if row["generator"].startswith("fixed:")), None)
@@ -87,6 +93,27 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
     searched = any(row.get("search_flops") for row in rows)
     return sentence + "." + (" The search is not in this comparison; its compute is in the table." if searched else "")
+
+
+def _called(row: Row) -> str:
+    names = {LEARNED: "the learned policy", REFERENCE: "the reference recipe", "schedule": "a schedule"}
+    name = str(row["generator"])
+    return names.get(name, name)
+
+
+def _score(row: Row, split: str) -> str:
+    if row["linear_accuracy"] is None:
+        return f"probe quality {row['quality']:.3f} (no labels)"
+    return f"linear accuracy {row['linear_accuracy']:.1f} % on {split} images"
+
+
+def _same_scores(rows: Sequence[Row]) -> bool:
+    """Whether the learned policy's encoders are, to the last digit, those of the reference recipe."""
+    ours, theirs = (
+        {row["train_seed"]: (row["linear_accuracy"], row.get("quality")) for row in rows if row["generator"] == name}
+        for name in (LEARNED, REFERENCE)
+    )
+    return ours == theirs
 
 
 def _compute_of(rows: Sequence[Row]) -> str:
@@ -105,37 +132,45 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
     return broken_notes(rows, difference(rows, REFERENCE, UNTRAINED))
 
 
+def pixel_notes(entries: Sequence[Mapping[str, Any]], data: DataConfig) -> list[str]:
+    """What to say where no encoder of a table, a run's or a comparison's, reaches raw pixels."""
+    means = {str(entry.get("generator") or entry.get("method")): entry["linear"] for entry in entries}
+    pixels = means.pop(PIXELS, None)
+    trained = [linear["mean"] for name, linear in means.items() if linear is not None and name not in FLOORS]
+    if pixels is None or not trained or max(trained) >= pixels["mean"]:
+        return []
+    told = (
+        f"Raw pixels reach {pixels['mean']:.1f} %, the best encoders {max(trained):.1f} %: train longer or wider "
+        "(final.steps_per_decision, predictor.width)"
+    )
+    if data.groups is not None or data.source in known_names():
+        return [f"{told}."]
+    return [
+        f"{told}; where several files show the same thing (frames of one track, crops of one picture), keep them "
+        "together with --groups, or every score here measures memory."
+    ]
+
+
 def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
     """What to say of `gap`, the reference minus an untrained encoder, where it is too small."""
     if measured_by(rows) == "linear_accuracy" and gap is not None and gap.mean < BROKEN_MARGIN:
+        where = f"only {gap.mean:.1f} points above" if gap.mean >= 0 else f"{-gap.mean:.1f} points below"
         return [
-            f"The reference recipe is only {gap.mean:+.1f} points above `untrained`, the encoder before training: this "
+            f"The reference recipe is {where} `untrained`, the encoder before training: this "
             "set-up is too short or too small to judge anything; raise final.steps_per_decision or the encoder's width."
         ]
     return []
 
 
 def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
-    """The table for a terminal."""
-    table = Table(title=f"Final encoders, scored on {split} images (mean [95 % interval])")
-    for title in (
-        "generator",
-        "seeds",
-        "linear %",
-        "kNN %",
-        "probe quality",
-        "minus reference",
-        "training",
-        "search",
-        "s",
-    ):
-        name = title == "generator"
-        table.add_column(title, justify="left" if name else "right", no_wrap=name)
+    """The table for a terminal; columns that no generator fills are left out. At least one entry."""
+    titles = ("generator", "seeds", "linear %", "kNN %", "probe quality", "minus reference", "training", "search", "s")
+    rows = []
     labelled = any(entry["linear"] for entry in entries)
     for entry in entries:
         gap = entry["difference"]
         digits = 1 if labelled else 3
-        table.add_row(
+        row = (
             f"{entry['generator']} {entry['mark']}".strip(),
             str(entry["num_seeds"]),
             interval_text(entry["linear"], 1),
@@ -146,13 +181,22 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
             flops_text(entry["search_flops"]),
             f"{entry['wall_seconds']:.0f}" if entry["wall_seconds"] else "",
         )
+        rows.append(row)
+    table = Table(title=f"Final encoders, scored on {split} images (mean [95 % interval])")
+    columns = [(title, texts) for title, texts in zip(titles, zip(*rows, strict=True), strict=True) if any(texts)]
+    for title, _ in columns:
+        name = title == "generator"
+        table.add_column(title, justify="left" if name else "right", no_wrap=name)
+    for texts in zip(*(texts for _, texts in columns), strict=True):
+        table.add_row(*texts)
     return table
 
 
 def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -> dict[str, Any]:
     mine = [row for row in rows if row["generator"] == name]
     linear = _interval([row["linear_accuracy"] for row in mine])
-    below = pixels is not None and linear is not None and linear["mean"] < pixels["best"] and name not in FLOORS
+    mean = None if linear is None else linear["mean"]
+    below = pixels is not None and mean is not None and mean < pixels["best"] and name not in FLOORS
     gap = difference(rows, name, REFERENCE)
     return {
         "generator": name,
@@ -160,7 +204,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "linear": linear,
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
-        "difference": None if gap is None or name in FLOORS else vars(gap).copy(),
+        "difference": None if gap is None or name in FLOORS else _ends(gap, len(mine)),
         "train_flops": _mean([row["train_flops"] for row in mine]),
         "search_flops": _mean([row["search_flops"] for row in mine]),
         "wall_seconds": round(_mean([row["wall_seconds"] for row in mine]), 2),
@@ -168,9 +212,14 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
     }
 
 
-def _interval(values: Sequence[float | None]) -> dict[str, float] | None:
+def _interval(values: Sequence[float | None]) -> dict[str, float | None] | None:
     known = [value for value in values if value is not None]
-    return vars(bootstrap(known)).copy() if known and len(known) == len(values) else None
+    return _ends(bootstrap(known), len(known)) if known and len(known) == len(values) else None
+
+
+def _ends(interval: Interval, num_seeds: int) -> dict[str, float | None]:
+    """One seed has no interval, and not one of no width (docs/protocol.md)."""
+    return vars(interval) | ({"low": None, "high": None} if num_seeds == 1 else {})
 
 
 def _mean(values: Sequence[float]) -> float:

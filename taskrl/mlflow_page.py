@@ -3,17 +3,18 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from taskrl.errors import RunFolderError
 from taskrl.mlflow_store import ARTIFACTS_NAME, DATABASE_NAME, repair_moved_run, sqlite_uri
 
-__all__ = ["page_url", "repair_moved_run", "serve", "server_command", "stop", "wait_until_up"]
+__all__ = ["page_url", "repair_moved_run", "run_url", "serve", "server_command", "stop", "wait_until_up"]
 
 HOST = "127.0.0.1"
 
@@ -21,6 +22,16 @@ HOST = "127.0.0.1"
 def page_url(port: int) -> str:
     """Where the page is."""
     return f"http://{HOST}:{port}"
+
+
+def run_url(run_dir: Path, port: int) -> str:
+    """The page of the run itself, of a comparison the outer one; MLflow's own front page where none is recorded."""
+    database = (run_dir / DATABASE_NAME).resolve()
+    query = "SELECT experiment_id, run_uuid FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time LIMIT 1"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        for experiment, run in connection.execute(query):
+            return f"{page_url(port)}/#/experiments/{experiment}/runs/{run}"
+    return page_url(port)
 
 
 def server_command(run_dir: Path, port: int) -> list[str]:

@@ -59,7 +59,7 @@ def inspect(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a comparison's.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, a comparison's, or an encoder folder.")],
     format_: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,12 +103,13 @@ def mlflow(
     port: Annotated[int, typer.Option(help="Port on localhost.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open MLflow's page for a run on localhost; Ctrl-C stops it."""
-    from taskrl.mlflow_page import page_url, serve, stop, wait_until_up
+    from taskrl.mlflow_page import run_url, serve, stop, wait_until_up
 
-    server = serve(RunFolder.open(run).path, port=port)
+    folder = RunFolder.open(run).path
+    server = serve(folder, port=port)
     try:
         wait_until_up(server, port)
-        typer.echo(f"MLflow's page: {page_url(port)} (Ctrl-C stops it)")
+        typer.echo(f"MLflow's page: {run_url(folder, port)} (Ctrl-C stops it)")
         server.wait()
     finally:
         stop(server)

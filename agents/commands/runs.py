@@ -85,7 +85,8 @@ def pretrain(
     policy: Annotated[
         str,
         typer.Option(
-            help="A run folder, a schedule.yaml, or reference, online, profile, hard-views, random, fixed:RECIPE."
+            help="A run or policy folder, a schedule.yaml, or reference, online, profile, hard-views, random, "
+            "fixed:RECIPE."
         ),
     ] = "profile",
     data: Data = None,

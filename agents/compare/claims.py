@@ -273,10 +273,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def claim_sentence(entry: Mapping[str, Any]) -> str:
-    """One line for the terminal."""
+    """One line for the terminal, for a claim that was measured."""
     head = f"{entry['claim']} ({entry['ours']}, {entry['length']}x, equal {entry['compute']} compute; {entry['bar']})"
-    if entry["strictest"] is None:
-        return f"{head}: {OPEN} without {', '.join(entry['without'])}."
     digits = 3 if entry["unit"] == "quality" else 1
     gaps = ", ".join(
         f"{interval_text(gap, digits, '+')} {entry['unit']} vs {name}"

@@ -10,6 +10,7 @@ from agents.compare.folder import ComparisonFolder
 from agents.compare.plan import FinalPlan, Plan
 from agents.compare.table import Row, notes_of, print_table, rows_of, table_of, validated_by
 from agents.progress import Reporter
+from agents.summary import pixel_notes
 from taskrl.config import flatten
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json
@@ -47,8 +48,8 @@ def finish(
         "encoder": encoder,
         "claims": [entry for length in lengths for entry in judge(rows, length, config.data.source)],
         "break_even": break_even(rows, lengths),
-        "notes": notes_of(rows, lengths[-1]),
-        "table": table_of(rows, pixels),
+        "notes": [*notes_of(rows, lengths[-1]), *pixel_notes(table := table_of(rows, pixels), config.data)],
+        "table": table,
         "rows": list(rows),
         "floors": {"pixels": pixels},
         "machine": machine(config.predictor.device),
@@ -79,11 +80,18 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
     unlabelled = any(entry["unit"] == "quality" for entry in result["claims"])
     return [
         *(["There are no labels: all claims are about quality, not about accuracy."] if unlabelled else []),
-        *(claim_sentence(entry) for entry in result["claims"]),
+        *(claim_sentence(entry) for entry in result["claims"] if entry["strictest"] is not None),
+        *_unmeasured([entry for entry in result["claims"] if entry["strictest"] is None]),
         result["break_even"]["sentence"],
         *(f"Warning: {note}" for note in result["notes"]),
         result["verdict"],
     ]
+
+
+def _unmeasured(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for all claims that no method of the comparison bears on."""
+    told = "; ".join(f"{entry['claim']} (needs {', '.join(entry['without'])})" for entry in claims)
+    return [f"Not measured, add to --methods what they need: {told}."] if told else []
 
 
 def inspect_comparison(path: Path, reporter: Reporter) -> None:

@@ -152,8 +152,9 @@ def cost_note(assembled: Assembled, jobs: Sequence[BranchJob]) -> str:
     num_decisions = sum(job.start + job.ahead * (1 + num_branches) for job in jobs)
     num_steps = num_decisions * job.episode.steps_per_decision
     cost = rates(assembled).sum(num_steps, num_measurings=num_decisions)
+    snapshots = "1 snapshot" if len(jobs) == 1 else f"{len(jobs)} snapshots"
     return (
-        f"Counterfactuals: {len(jobs)} snapshots, about {num_branches} other tasks from each, {num_decisions} "
+        f"Counterfactuals: {snapshots}, about {num_branches} other tasks from each, {num_decisions} "
         f"decisions of {job.episode.steps_per_decision} steps in all; {cost}. Fewer: --choices, --at, --ahead, --seeds."
     )
 

@@ -122,7 +122,7 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
     pairs = [(value, name, entry) for name, row in choices.items() for entry, value in row["sensitivity"].items()]
     strongest = [f"{name} on {entry} ({value:.2f})" for value, name, entry in sorted(pairs)[::-1] if value >= STEADY]
     if strongest:
-        said.append(f"Most of all hang {', '.join(strongest[:NUM_NAMED])}.")
+        said.append(f"What hangs most on what, by permutation: {', '.join(strongest[:NUM_NAMED])}.")
     largest_any = max(row["any"] for row in choices.values())
     if record["answers_to"] and largest_any < STEADY:
         said.append(

@@ -16,6 +16,11 @@ MOST_COMPARED = MOST_LINES
 MOST_ROWS = 60
 LONGEST_VALUE = 200
 LEAST_CHANGE = 0.05
+# what quality is measured on and by; where one differs, qualities are numbers of different things
+OF_QUALITY = (
+    *("data.source", "data.image_size", "data.split_seed", "data.groups", "data.use_labels"),
+    *("reward.probe", "reward.goal", "reward.labels_per_class"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,8 @@ def beside_view(looks: Sequence[Look]) -> dict[str, Any]:
         "scores": _scores(results),
         "choices": changed,
         "unchanged": unchanged,
-        "differences": _differences(looks),
+        "differences": (differences := _differences(looks)),
+        "unlike": [row.name for row in differences if row.name in OF_QUALITY],
     }
 
 

@@ -11,6 +11,7 @@ from agents.compare.outcome import sentences_of
 from agents.page.charts import Plot, plot, search_plots, tried
 from agents.page.examples import example_views, final_views
 from agents.page.look import DONE, EMPTY, FINALS, PRETRAINING, SEARCHING, STOPPED, TRAINING, Look, Stage
+from agents.page.partial import spec_of
 from agents.results import shown_of
 from agents.summary import flops_text, interval_text
 from taskrl.mlflow_store import DATABASE_NAME
@@ -227,8 +228,13 @@ def _views(look: Look) -> Sequence[Gallery]:
     if look.space is None:
         return ()
     shown = shown_of(look.finals)
-    who = text_of(shown[0].row.get("generator")) if shown else ""
-    return final_views(look.found.folder, look.space, [final.specs for final in shown], who)
+    played = [final.specs for final in shown]
+    rows = [final.row for final in shown] or records(look.result.get("rows"))
+    if not shown and any(stage.title == PRETRAINING for stage in look.stages):  # keeps its tasks in its log alone
+        found = (spec_of(look.metrics.sample[step]) for step in sorted(look.metrics.sample))
+        played = [[spec.to_json() for spec in found if spec]]
+    who = text_of(rows[0].get("generator")) if rows else ""
+    return final_views(look.found.folder, look.space, played, who)
 
 
 def _now_views(look: Look) -> list[tuple[str, str, str]]:

@@ -120,7 +120,8 @@ def test_inspect_shows_the_choices_the_schedule_and_the_verdict(finished: RunFol
 
 
 def test_export_checks_the_encoder_and_copies_it_whole(finished: RunFolder, here: Path) -> None:
-    assert taskrl("export", finished.path).exit_code == 0
+    only_checked = taskrl("export", finished.path)
+    assert only_checked.exit_code == 0 and "Checked: " in only_checked.stdout
     result = taskrl("export", finished.path, "--out", "copy")
     assert result.exit_code == 0, result.output
     assert "README.md" in result.stdout

@@ -9,6 +9,7 @@ from PIL import Image
 
 from agents.compare.claims import break_even, choose, claim_sentence, judge
 from agents.compare.figure import draw
+from agents.compare.outcome import sentences_of
 from agents.compare.table import difference, notes_of, print_table, table_of
 from agents.compare.table import pairs as pairs_of
 from agents.progress import Reporter
@@ -220,18 +221,28 @@ def test_the_table_has_a_row_for_each_method_and_length_and_marks_what_is_below_
 
 def test_a_reference_that_learns_nothing_and_a_single_search_are_warned_of() -> None:
     broken = [*rows("reference", 51.0), *rows("untrained", 50.0)]
-    assert "only +1.0 points" in notes_of(broken, 1)[0]
+    assert "only 1.0 points" in notes_of(broken, 1)[0]
     assert notes_of(ALL, 1) == []
     single = [row for row in ALL if row["train_seed"] < FINALS]
     assert "One search" in notes_of(single, 1)[0]
 
 
-def test_every_claim_is_one_line() -> None:
+def test_every_measured_claim_is_one_line() -> None:
     for entry in judge(ALL, 1, "cluttered-digits"):
+        if entry["strictest"] is None:
+            continue
         sentence = claim_sentence(entry)
         assert "\n" not in sentence and entry["claim"] in sentence and sentence.endswith(".")
     (entry,) = [entry for entry in judge(ALL, 1, "cluttered-digits") if entry["claim"] == "pays"]
     assert "] points vs reference-total" in claim_sentence(entry)
+
+
+def test_claims_that_nothing_bears_on_are_one_line_together() -> None:
+    claims = judge([*rows("learned", 91.0), *rows("reference", 90.0)], 1, "elsewhere")
+    told = {"claims": claims, "break_even": {"sentence": "No."}, "notes": [], "verdict": "None."}
+    (line,) = [sentence for sentence in sentences_of(told) if "Not measured" in sentence]
+    assert "pays (needs reference-total)" in line and "learns within one run (needs online)" in line
+    assert len(sentences_of(told)) == 4  # the one claim that was measured, that line, break-even, verdict
 
 
 def test_the_figure_is_a_picture(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_command_says_the_cost_first_and_writes_every_gain(finished: RunFold
                     "--at", 0, "--at", 1, "--out", "gains.json")  # fmt: skip
     assert result.exit_code == 0, result.output
     first, *rest = result.stdout.splitlines()
-    assert "4 snapshots, about 4 other tasks from each, 22 decisions of 2 steps" in first and "TFLOP" in first
+    assert "4 snapshots, about 4 other tasks from each, 22 decisions of 2 steps" in first and "FLOP, at least" in first
     assert any("Counterfactuals: 4/4 snapshots" in line for line in rest) and "by chance alone" in result.stdout
     assert snapshot(finished.path) == before
     record = read_json(here / "gains.json")

@@ -1,6 +1,8 @@
 """Promises of the forecast: a search that is long beside the run that it is for is told, with by how much."""
 
-from agents.forecast import search_notes
+import pytest
+
+from agents.forecast import Cost, search_notes
 from taskrl.config import load_config
 
 
@@ -17,3 +19,8 @@ def test_a_search_of_a_quarter_of_the_final_run_is_no_news_and_a_longer_one_is_t
     (long,) = notes(episodes=100, final_steps=100)
     assert "10 times" in long
     assert "compare" in long
+
+
+@pytest.mark.parametrize(("flops", "said"), [(6.6e10, "about 66.0 GFLOP, at"), (2e13, "about 20.0 TFLOP, at")])
+def test_a_small_cost_is_not_told_as_nothing(flops: float, said: str) -> None:
+    assert str(Cost(flops=flops, seconds=2.0)).startswith(said)

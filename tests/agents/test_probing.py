@@ -124,6 +124,11 @@ def test_images_are_read_at_the_size_that_the_encoder_was_trained_on(finished: R
     assert probe(finished.encoder, "--data", "./photos", "--image-size", "32")["sample_shape"] == [1, 32, 32]
 
 
+def test_a_table_without_floors_says_where_they_are(finished: RunFolder) -> None:
+    alone = taskrl("probe", finished.encoder, "--data", "digits")
+    assert alone.exit_code == 0 and "--few-shot" in alone.stdout
+
+
 @pytest.mark.parametrize("few", ["0", "1,x", "-3", "", ",", "1.5"])
 def test_few_shot_takes_numbers_of_labels(few: str, finished: RunFolder) -> None:
     result = taskrl("probe", finished.encoder, "--data", "digits", "--few-shot", few)

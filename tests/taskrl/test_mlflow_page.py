@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from taskrl.errors import RunFolderError
-from taskrl.mlflow_page import page_url, serve, server_command, stop, wait_until_up
+from taskrl.mlflow_page import page_url, run_url, serve, server_command, stop, wait_until_up
 from taskrl.mlflow_store import ARTIFACTS_NAME, DATABASE_NAME, repair_moved_run
 from taskrl.tracking import open_tracker
 from tests.taskrl.mlflow_runs import client_of, make_run_folder
@@ -47,6 +47,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_the_page_is_that_of_the_run(tmp_path: Path) -> None:
+    assert run_url(tmp_path, 5000) == page_url(5000)
+    run_id = make_run(tmp_path / "run")
+    assert run_url(tmp_path / "run", 5000).endswith(f"/#/experiments/1/runs/{run_id}")
 
 
 def test_a_moved_folder_lists_and_takes_artifacts_in_its_new_place(tmp_path: Path) -> None:

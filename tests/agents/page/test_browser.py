@@ -173,6 +173,22 @@ def _hostile_result(name: str) -> dict[str, object]:
     return result
 
 
+def test_a_long_search_fits_a_phone(tmp_path: Path, browser: Browser) -> None:
+    run = make_run(tmp_path / "run")
+    for episode in range(12):
+        record_episode(run, episode)
+    cut = decision(0) | {"level/cutout": 0.2}  # played once: all other cells of its strip hold a mark
+    JsonlTracker(run.path / METRICS_NAME).log_metrics(cut, step=0)
+    page = browser.new_page(viewport={"width": 320, "height": 700})
+    with training(run, episodes=30), served(run.path) as address:
+        page.goto(f"{address}/run/1")
+        (strip,) = page.locator("[data-part=tried] .strip", has_text="cutout").all()
+        needed, there = strip.evaluate("strip => [strip.scrollWidth, strip.clientWidth]")
+        assert "?" in strip.inner_text() and needed <= there
+        assert no_sideways_scroll(page)
+    page.close()
+
+
 def test_an_empty_run_says_so_and_fills_when_something_is_recorded(tmp_path: Path, tab: Watched) -> None:
     run = make_run(tmp_path / "run")
     with served(tmp_path) as address:

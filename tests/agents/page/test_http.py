@@ -12,10 +12,21 @@ import pytest
 from agents.page.look import DONE, EMPTY, STOPPED, TRAINING, Watch
 from agents.page.server import allowed_names
 from agents.page.shelf import Found, Shelf
+from agents.session import pretraining_file
 from agents.sitting import Sitting
 from taskrl.errors import RunFolderError
-from taskrl.tracking import METRICS_NAME
-from tests.agents.page.made import a_result, finish_run, make_run, record_episode, served, training
+from taskrl.run_folder import write_result
+from taskrl.tracking import METRICS_NAME, JsonlTracker
+from tests.agents.page.made import (
+    DECISIONS,
+    a_result,
+    decision,
+    finish_run,
+    make_run,
+    record_episode,
+    served,
+    training,
+)
 from tests.agents.runs import snapshot
 
 
@@ -249,3 +260,43 @@ def test_a_comparison_is_listed_with_its_table_claims_and_figure(tmp_path: Path)
         finish_run(run, {"verdict": 3, "table": [{"method": "x"}], "claims": "x"})
         status, _, text = ask(address, "/run/1")
         assert status == 200 and "not as taskrl compare writes it" in text
+
+
+def test_runs_that_are_too_many_are_refused_and_not_left_out(tmp_path: Path) -> None:
+    for number in range(9):
+        finish_run(make_run(tmp_path / f"run{number}"), a_result())
+    with served(tmp_path) as address:
+        assert ask(address, "/compare?" + "&".join(f"runs={number}" for number in range(1, 9)))[0] == 200
+        status, _, text = ask(address, "/compare?" + "&".join(f"runs={number}" for number in range(1, 10)))
+        assert status == 404 and "Tick 2 to 8 runs in the list to compare them, not more." in text
+
+
+def test_qualities_of_unlike_data_are_not_put_on_one_axis_without_a_word(tmp_path: Path) -> None:
+    finish_run(make_run(tmp_path / "a"), a_result())
+    finish_run(make_run(tmp_path / "b"), a_result())
+    finish_run(make_run(tmp_path / "c", name="cluttered-digits"), a_result())
+    with served(tmp_path) as address:
+        assert "Do not compare these heights" not in ask(address, "/compare?runs=1,2")[2]
+        text = ask(address, "/compare?runs=1,3")[2]
+        assert "Do not compare these heights" in text and "which differ in data.source" in text
+
+
+def test_one_run_has_nothing_to_tick(tmp_path: Path) -> None:
+    finish_run(make_run(tmp_path / "a"), a_result())
+    with served(tmp_path) as address:
+        assert 'type="checkbox"' not in ask(address, "/")[2]
+    finish_run(make_run(tmp_path / "b"), a_result())
+    with served(tmp_path) as address:
+        assert ask(address, "/")[2].count('type="checkbox"') == 2
+
+
+def test_a_pretraining_shows_what_its_encoder_saw(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write_result(pretraining_file(run), {"policy": "profile"})
+    with training(run), served(tmp_path) as address:
+        tracker = JsonlTracker(run.path / METRICS_NAME)
+        for step in range(DECISIONS):
+            tracker.log_metrics(decision(step, mirror=0.0), step=step)
+        finish_run(run, a_result(table=[], rows=[{"generator": "profile"}], search=None))
+        text = ask(address, "/run/1")[2]
+        assert "profile: decisions 1 to 2 of 2" in text and "Differs in mirror 0 (reference 0.5)." in text

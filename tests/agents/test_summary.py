@@ -1,0 +1,78 @@
+"""The table, the verdict and its warnings on rows made by hand, whose differences are known."""
+
+from typing import Any
+
+import pytest
+
+from agents.progress import Reporter
+from agents.summary import comparison_table, interval_text, pixel_notes, print_table, verdict, warnings_of
+from taskrl.config import DataConfig
+
+
+def row(generator: str, accuracy: float | None, seed: int = 0, quality: float = 0.3) -> dict[str, Any]:
+    return {
+        **{"generator": generator, "train_seed": seed, "linear_accuracy": accuracy, "knn_accuracy": accuracy},
+        **{"quality": quality, "num_decisions": 3, "planned_decisions": 3},
+        **{"train_flops": 1e9, "search_flops": 0, "wall_seconds": 1.0},
+    }
+
+
+def run_of(**accuracies: float) -> list[dict[str, Any]]:
+    """Three seeds a generator, one point apart."""
+    return [row(name, value + seed, seed, value + seed) for name, value in accuracies.items() for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("generator", "accuracy", "said"),
+    [
+        ("profile", 69.35, "One encoder, trained by profile: linear accuracy 69.3 % on test images; nothing was"),
+        ("learned", 70.0, "One encoder, trained by the learned policy: linear accuracy 70.0 %"),
+        ("schedule", None, "One encoder, trained by a schedule: probe quality 0.300 (no labels); nothing was"),
+    ],
+)
+def test_the_verdict_of_one_encoder_is_its_score(generator: str, accuracy: float | None, said: str) -> None:
+    assert verdict([row(generator, accuracy)], "test").startswith(said)
+
+
+def test_a_policy_that_plays_the_reference_is_not_called_unclear() -> None:
+    again = verdict(run_of(learned=80.0, reference=80.0), "validation")
+    assert again.startswith("The learned policy trained the reference recipe's encoders again, seed by seed: +0.0")
+    rows = run_of(learned=80.0, reference=80.0)
+    rows[0]["quality"] += 1e-6  # equal accuracies alone may be chance: few images are scored
+    assert verdict(rows, "validation").startswith("No clear difference")
+
+
+def test_one_seed_has_no_interval() -> None:
+    (one,) = comparison_table([row("profile", 69.35)], None)
+    assert one["linear"] == {"mean": 69.35, "low": None, "high": None}
+    assert interval_text(one["linear"], 1) == "69.3"
+    learned = comparison_table([row("learned", 71.0), row("reference", 70.0)], None)[0]
+    assert interval_text(learned["difference"], 1, "+") == "+1.0"
+    several = comparison_table(run_of(profile=69.0), None)[0]
+    assert interval_text(several["linear"], 1) == "70.0 [69.0, 71.0]"
+    reporter = Reporter()
+    with reporter.console.capture() as shown:
+        reporter.console.print(print_table([one], "validation"))
+    text = shown.get()
+    assert "[" not in text.splitlines()[-2]
+    assert "minus reference" not in text and "search" not in text  # nothing stands in these columns
+
+
+def test_encoders_below_raw_pixels_are_warned_of_and_groups_are_named_where_none_are_kept() -> None:
+    rows = run_of(learned=74.0, reference=70.0, untrained=60.0, supervised=99.0)
+    table = comparison_table(rows, {"best": 100.0})
+    (told,) = pixel_notes(table, DataConfig(source="./photos"))
+    assert told.startswith("Raw pixels reach 100.0 %, the best encoders 75.0 %") and "--groups" in told
+    for known in (DataConfig(source="./photos", groups="a(.)"), DataConfig(source="digits")):
+        (told,) = pixel_notes(table, known)
+        assert "--groups" not in told
+    assert pixel_notes(comparison_table(rows, {"best": 75.0}), DataConfig(source="./photos")) == []
+    methods = [{**entry, "method": entry["generator"], "generator": None} for entry in table]
+    assert len(pixel_notes(methods, DataConfig(source="./photos"))) == 1
+    assert pixel_notes([], DataConfig()) == []
+
+
+@pytest.mark.parametrize(("reference", "said"), [(61.0, "only 1.0 points above"), (55.0, "is 5.0 points below")])
+def test_a_reference_that_learns_nothing_is_said_in_words(reference: float, said: str) -> None:
+    (told,) = warnings_of(run_of(reference=reference, untrained=60.0))
+    assert said in told
