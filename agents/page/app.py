@@ -123,7 +123,7 @@ def _add_pages(app: FastAPI, runs: Runs) -> None:
     @app.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, runs_: Annotated[list[str] | None, Query(alias="runs")] = None) -> Response:
         wanted = dict.fromkeys(
-            each.strip() for text in (runs_ or [])[:MOST_COMPARED] for each in text.split(",") if each.strip()
+            each.strip() for text in (runs_ or [])[: MOST_COMPARED + 1] for each in text.split(",") if each.strip()
         )
         if not all(each.isascii() and each.isdigit() and len(each) < 9 for each in wanted):
             raise HTTPException(404, "Runs are compared by their numbers, as in /compare?runs=1,2.")
