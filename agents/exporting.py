@@ -25,6 +25,9 @@ FOLDER, ONNX, PT2, MLFLOW, POLICY = "folder", "onnx", "pt2", "mlflow", "policy"
 PLACES = {FOLDER: "encoder", ONNX: "encoder.onnx", PT2: "encoder.pt2", MLFLOW: "mlflow-model", POLICY: "policy"}
 ALIASES = {"safetensors": FOLDER}
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9.+-]*"
+# what MLflow takes; it would refuse an alias only once the model stands in the registry
+MODEL_NAME = r"(?!\.\.?$)[^/:\s][^/:\n]*"
+ALIAS = r"(?!([vV]\d+|[lL][aA][tT][eE][sS][tT])$)[A-Za-z0-9_-]{1,255}"
 FROM_ROW = ("validation_accuracy", "knn_accuracy", "search_flops")
 
 
@@ -132,6 +135,12 @@ def _check(request: Request) -> None:
         raise ConfigError("--register registers an MLflow model; add --format mlflow.")
     if request.register is None and (request.alias or request.tracking_uri):
         raise ConfigError("--alias and --tracking-uri say how a model is registered; add --register NAME.")
+    if request.register is not None and not re.fullmatch(MODEL_NAME, request.register):
+        raise ConfigError(f"--register {request.register!r} is no name of a model; give one without / and :.")
+    if request.alias is not None and not re.fullmatch(ALIAS, request.alias):
+        raise ConfigError(
+            f"--alias is {request.alias!r}; name one of letters, digits, _ and -, other than latest, v1, v2 and so on."
+        )
     if out is not None and len(request.formats) == 1 and request.formats[0] in (ONNX, PT2):
         suffix = Path(PLACES[request.formats[0]]).suffix
         if out.suffix != suffix:
