@@ -50,7 +50,7 @@ def friendly(command: F) -> F:
         try:
             return command(*args, **kwargs)
         except TaskrlError as error:
-            typer.echo(f"Error: {error}", err=True)
+            typer.echo(f"Error: {' '.join(str(error).splitlines())}", err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
         except OSError as error:
             if error.errno not in REFUSALS:
