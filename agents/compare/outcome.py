@@ -12,7 +12,7 @@ from agents.compare.table import Row, notes_of, print_table, rows_of, table_of, 
 from agents.progress import Reporter
 from taskrl.config import flatten
 from taskrl.errors import RunFolderError
-from taskrl.folders import read_json
+from taskrl.folders import read_json, typed
 from taskrl.machine import machine, versions
 from taskrl.run_folder import write_result
 from taskrl.tracking import Tracker, open_tracker
@@ -71,7 +71,7 @@ def show(folder: ComparisonFolder, result: Mapping[str, Any], reporter: Reporter
         if path.exists():
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
-        reporter.say(f"MLflow: taskrl mlflow {folder.run.path}")
+        reporter.say(f"MLflow: taskrl mlflow {typed(folder.run.path)}")
 
 
 def sentences_of(result: Mapping[str, Any]) -> list[str]:

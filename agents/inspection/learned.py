@@ -14,7 +14,7 @@ from taskrl.assemble import task_space
 from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.export import CONFIG
-from taskrl.folders import read_json
+from taskrl.folders import read_json, typed
 from taskrl.run_folder import RunFolder, check_new_file
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
@@ -70,7 +70,7 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
         if not parts:
             raise RunFolderError(
                 f"{str(path)!r} recorded no final run, so that it is not known what its policy plays; train one with "
-                f"taskrl pretrain --policy {path} --config {run.config_file}, and inspect that."
+                f"taskrl pretrain --policy {typed(path)} --config {typed(run.config_file)}, and inspect that."
             )
         decisions = _recorded(space, parts)
         planned = max(config.final.decisions, len(decisions))
