@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from agents.compare.folder import is_comparison
+from agents.compare.outcome import comparison_result
 from agents.schedule import save_schedule, schedule_content
 from taskrl.assemble import task_space
 from taskrl.config import ExperimentConfig
@@ -56,7 +57,8 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
     what was played.
     """
     run = RunFolder.open(path)
-    result, config = run.result(), run.config()
+    result = comparison_result(path) if is_comparison(path) else run.result()
+    config = run.config()
     parts = result.get("choices", {}).get("parts", {})
     shape = image_shape(run, config, parts)
     space = task_space(config, shape, "multidiscrete")

@@ -53,7 +53,7 @@ def plain_answer(run: RunFolder) -> str | None:
     """What is to be said of a run that has no policy to ask; None where it has one. Raises RunFolderError when the run
     is not finished, or lost its policy.
     """
-    run.result()
+    result = run.result()
     if run.policy.is_dir():
         return None
     note = pretraining_file(run)
@@ -69,8 +69,10 @@ def plain_answer(run: RunFolder) -> str | None:
         return "It draws every open level with the same probability, whatever is observed."
     if played in NAMED or played.startswith(FIXED):
         return f"It plays one recipe, {played}, whatever is observed."
+    if not note.is_file() and not result.get("search") and played != "apply":
+        return "It searched for no policy, and keeps none."
     if not note.is_file():
-        raise RunFolderError(f"{str(run.path / 'policy')!r} is missing; copy it from the original run again.")
+        raise RunFolderError(f"{str(run.policy)!r} is missing; copy it from the original run again.")
     return f"It played the policy of {played!r} and keeps no copy of it; give taskrl inspect that run with --why."
 
 

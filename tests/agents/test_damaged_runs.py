@@ -104,6 +104,21 @@ def test_a_run_that_lost_its_policy_is_told_so(options: list[str], run: Path, he
     assert f"{str(run / 'policy')!r} is missing" in refused(run, here, ["inspect", *options])
 
 
+def test_a_pretraining_that_lost_its_checkpoints_has_no_policy_to_miss(run: Path, here: Path) -> None:
+    shutil.rmtree(run / "policy")
+    record = json.loads((run / RESULT).read_text())
+    write(run / RESULT, json.dumps(record | {"search": None}))
+    result = taskrl("inspect", run, "--why")
+    assert (result.exit_code, result.stdout) == (0, "It searched for no policy, and keeps none.\n")
+
+
+@pytest.mark.parametrize("options", [["inspect"], ["inspect", "--json"], ["inspect", "--as", "torchvision"]])
+def test_a_comparison_that_is_not_finished_is_not_resumed(options: list[str], run: Path, here: Path) -> None:
+    (run / "comparison.json").write_text("{}")
+    (run / RESULT).unlink()
+    assert "give the same taskrl compare command again" in refused(run, here, options)
+
+
 def test_a_report_is_drawn_without_the_lines_that_cannot_be_read(run: Path, here: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write("[" * 100_000 + "\n" + '{"kind": "decision"}\n' + '{"half": ')
