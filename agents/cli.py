@@ -4,7 +4,8 @@ import errno
 import functools
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from io import TextIOWrapper
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -16,7 +17,7 @@ from agents.commands.page import ui
 from agents.commands.results import doctor, export, inspect, mlflow
 from agents.commands.runs import compare, pretrain, resume, train
 from agents.doctor import pair_problem
-from taskrl.errors import TaskrlError
+from taskrl.errors import ConfigError, TaskrlError
 from taskrl.machine import versions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,9 +49,10 @@ def friendly(command: F) -> F:
 
         previous = signal.signal(signal.SIGTERM, on_sigterm)
         try:
+            check_names(kwargs)
             return command(*args, **kwargs)
         except TaskrlError as error:
-            typer.echo(f"Error: {error}", err=True)
+            typer.echo(f"Error: {' '.join(str(error).splitlines())}", err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
         except OSError as error:
             if error.errno not in REFUSALS:
@@ -68,6 +70,18 @@ def friendly(command: F) -> F:
             signal.signal(signal.SIGTERM, previous)
 
     return wrapped  # type: ignore[return-value]
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a path or text that is not UTF-8: a file may be called so, but few libraries can read it,
+    and no terminal can show it.
+    """
+    for value in given.values():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            try:
+                str(each).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"{str(each)!r} is no name in UTF-8; rename it first.") from None
 
 
 class OneSentence(TyperGroup):
@@ -119,6 +133,9 @@ for _command in COMMANDS:
 
 def main() -> None:
     """Entry point: checks the torch/torchvision pair first, since a wrong pair fails in strange ways later."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what a terminal cannot show must not end a command
+            stream.reconfigure(errors="backslashreplace")
     found = versions()
     problem = pair_problem(found["torch"], found["torchvision"])
     if problem and "doctor" not in sys.argv:

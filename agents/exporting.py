@@ -14,7 +14,7 @@ from taskrl.errors import ConfigError, RunFolderError, unknown_name
 from taskrl.export import CONFIG, README, WEIGHTS, check_images, export_encoder, load_exported
 from taskrl.export_card import UNKNOWN_LICENSE, folder_snippet, stem_changes
 from taskrl.export_graphs import onnx_snippet, pt2_snippet, require_onnx, write_onnx, write_pt2
-from taskrl.folders import MANIFEST, new_folder, read_json
+from taskrl.folders import MANIFEST, as_written, new_folder, read_json, typed
 from taskrl.mlflow_model import Registration, model_snippet, write_model
 from taskrl.mlflow_store import ARTIFACTS_NAME, DATABASE_NAME, repair_moved_run, sqlite_path, sqlite_uri
 from taskrl.modalities.image.modeling import Encoder
@@ -25,6 +25,9 @@ FOLDER, ONNX, PT2, MLFLOW, POLICY = "folder", "onnx", "pt2", "mlflow", "policy"
 PLACES = {FOLDER: "encoder", ONNX: "encoder.onnx", PT2: "encoder.pt2", MLFLOW: "mlflow-model", POLICY: "policy"}
 ALIASES = {"safetensors": FOLDER}
 LICENSE = r"[A-Za-z0-9][A-Za-z0-9.+-]*"
+# what MLflow takes; it would refuse an alias only once the model stands in the registry
+MODEL_NAME = r"(?!\.\.?$)[^/:\s][^/:\n]*"
+ALIAS = r"(?!([vV]\d+|[lL][aA][tT][eE][sS][tT])$)[A-Za-z0-9_-]{1,255}"
 FROM_ROW = ("validation_accuracy", "knn_accuracy", "search_flops")
 
 
@@ -80,7 +83,8 @@ def formats_named(given: Sequence[str]) -> tuple[str, ...]:
 
 def check_encoder(run: Path, weights: str | None) -> Path:
     """The folder of the encoder, checked. Raises RunFolderError."""
-    folder = _encoder_folder(run, weights)
+    with as_written(run):
+        folder = _encoder_folder(run, weights)
     load_exported(folder)
     return folder
 
@@ -102,11 +106,12 @@ def write_all(run: Path, request: Request, out: Path) -> list[Exported]:
     RunFolderError, one sentence each.
     """
     refuse_existing(out)
-    if _is_encoder(run) and request.license_name == UNKNOWN_LICENSE:
-        known = read_json(run / CONFIG).get("pretrained_cfg", {}).get("license", UNKNOWN_LICENSE)
-        request = replace(request, license_name=known)
+    with as_written(run):
+        if _is_encoder(run) and request.license_name == UNKNOWN_LICENSE:
+            known = read_json(run / CONFIG).get("pretrained_cfg", {}).get("license", UNKNOWN_LICENSE)
+            request = replace(request, license_name=known)
+        source = None if request.formats == (POLICY,) else _open(run, request.weights)
     where = None if request.register is None else _registration(run, request)
-    source = None if request.formats == (POLICY,) else _open(run, request.weights)
     if len(request.formats) == 1:
         return [_write(request.formats[0], run, source, out, out.absolute(), request, where)]
     with new_folder(out) as draft:
@@ -133,6 +138,12 @@ def _check(request: Request) -> None:
         )
     if request.register is not None and MLFLOW not in request.formats:
         raise ConfigError("--register registers an MLflow model; add --format mlflow.")
+    if request.register is not None and not re.fullmatch(MODEL_NAME, request.register):
+        raise ConfigError(f"--register {request.register!r} is no name of a model; give one without / and :.")
+    if request.alias is not None and not re.fullmatch(ALIAS, request.alias):
+        raise ConfigError(
+            f"--alias is {request.alias!r}; name one of letters, digits, _ and -, other than latest, v1, v2 and so on."
+        )
     if request.register is None and (request.alias or request.tracking_uri):
         raise ConfigError("--alias and --tracking-uri say how a model is registered; add --register NAME.")
     if out is not None and len(request.formats) == 1 and request.formats[0] in (ONNX, PT2):
@@ -148,8 +159,9 @@ def _write(
 ) -> Exported:
     """Write one format to `draft`, which will be called `path`."""
     if name == POLICY:
-        write_policy(RunFolder.open(run), draft, request.license_name)
-        snippet = f"taskrl pretrain --policy {path} --data ./images --out runs/again\n"
+        with as_written(run):
+            write_policy(RunFolder.open(run), draft, request.license_name)
+        snippet = f"taskrl pretrain --policy {typed(path)} --data ./images --out runs/again\n"
         return Exported(format=name, path=path, snippet=snippet, difference=None)
     assert source is not None
     config, notes = source.config, _stem_notes(source.config)
@@ -207,6 +219,7 @@ def _open(run: Path, weights: str | None) -> Source:
     card = config.pop("card", {})
     card |= _run_facts(run, card)
     config["feature_dim"] = encoder.feature_dim
+    check_images(config)  # what every format is checked with
     sha256 = str(read_json(folder / MANIFEST)["files"][WEIGHTS]["sha256"])
     return Source(encoder=encoder, config=config, card=card, sha256=sha256)
 

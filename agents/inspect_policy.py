@@ -21,6 +21,7 @@ from agents.progress import Reporter
 from agents.rebuilding import rebuild_report
 from agents.results import show
 from taskrl.errors import ConfigError
+from taskrl.folders import as_written, typed
 from taskrl.run_folder import RunFolder
 
 
@@ -36,7 +37,8 @@ def inspect_as(
     what_if: CounterfactualRequest | None = None,
 ) -> None:
     """One of: the usual page, a new schedule file, code, one JSON document, a new report, why it chooses, or what other
-    tasks would have gained; code and JSON stand alone on standard output. Raises ConfigError where two are asked for.
+    tasks would have gained; code and JSON stand alone on standard output. Raises ConfigError where two are asked for,
+    RunFolderError for a folder that this version of taskrl cannot read.
     """
     asked = {"--schedule": schedule is not None, "--as": library is not None, "--json": as_json}
     asked |= {"--report": report is not None, "--why": why, "--counterfactuals": what_if is not None}
@@ -46,28 +48,36 @@ def inspect_as(
     if rows is not None and not {*given} & {"--schedule", "--as", "--json"}:
         raise ConfigError(f"--rows {rows} is for --schedule, --as and --json; give one of them.")
     reporter = Reporter()
-    if schedule is not None:
-        learned = learned_schedule(path, rows)
-        write_schedule(learned, schedule)
-        for index, spec in enumerate(learned.specs):
-            reporter.say(f"{index / len(learned.specs):4.0%}  {spec.describe()}")
-        reporter.say(f"Schedule: {schedule}")
-        reporter.say(f"Play it: taskrl pretrain --policy {schedule} --config {path / 'config.yaml'} --out NEW-FOLDER")
-    elif report is not None:
-        rebuild_report(path, report, reporter)
-    elif library is not None:
-        check_library(library)
-        typer.echo(code_for(library, learned_schedule(path, rows)), nl=False)
-    elif as_json:
-        typer.echo(json.dumps(document_of(path, rows), indent=1, allow_nan=False))
-    elif why:
-        inspect_why(path, reporter)
-    elif what_if is not None:
+    if what_if is not None:
         counterfactuals(path, what_if, reporter)
-    elif is_comparison(path):
-        inspect_comparison(path, reporter)
-    else:
-        inspect_run(path, reporter)
+        return
+    with as_written(path):
+        if schedule is not None:
+            inspect_schedule(path, rows, schedule, reporter)
+        elif report is not None:
+            rebuild_report(path, report, reporter)
+        elif library is not None:
+            check_library(library)
+            typer.echo(code_for(library, learned_schedule(path, rows)), nl=False)
+        elif as_json:
+            typer.echo(json.dumps(document_of(path, rows), indent=1, allow_nan=False))
+        elif why:
+            inspect_why(path, reporter)
+        elif is_comparison(path):
+            inspect_comparison(path, reporter)
+        else:
+            inspect_run(path, reporter)
+
+
+def inspect_schedule(path: Path, rows: int | None, out: Path, reporter: Reporter) -> None:
+    """Write what was learned to the new file `out`, and print it."""
+    learned = learned_schedule(path, rows)
+    write_schedule(learned, out)
+    for index, spec in enumerate(learned.specs):
+        reporter.say(f"{index / len(learned.specs):4.0%}  {spec.describe()}")
+    reporter.say(f"Schedule: {out}")
+    config = typed(path / "config.yaml")
+    reporter.say(f"Play it: taskrl pretrain --policy {typed(out)} --config {config} --out NEW-FOLDER")
 
 
 def inspect_run(path: Path, reporter: Reporter) -> None:

@@ -77,7 +77,7 @@ def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
         for line in file:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(entry, dict) and {"kind", "step", "run", "time", "metrics"} <= entry.keys():
                 yield entry

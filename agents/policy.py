@@ -16,7 +16,7 @@ from agents.catalogue import AGENTS, AgentKind, policy_settings
 from agents.prior import exploring_space
 from envs.observation import ObservationBuilder
 from taskrl.config import AgentConfig
-from taskrl.errors import RunFolderError
+from taskrl.errors import RunFolderError, in_short
 from taskrl.folders import FORMAT_VERSION, new_folder, read_json, to_json, verify, write_manifest, write_text
 from taskrl.meta import Action, Observation, ObservationSpec
 from taskrl.seeding import numpy_generator
@@ -170,8 +170,10 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
         # a card from before there was anything to choose has other entries, too
         entries = list(card["observation"])
         shown = ObservationSpec.from_json(card.get("shown", ObservationSpec().to_json()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{str(folder / CARD)!r} is not a task policy of this taskrl ({error}).") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{str(folder / CARD)!r} is not a task policy of this taskrl ({in_short(error)}); copy the folder again."
+        ) from error
     present = {"objectives": list(space.objectives), "knobs": [knob.name for knob in space.knobs]}
     if known != present:
         raise RunFolderError(

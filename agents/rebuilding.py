@@ -13,7 +13,7 @@ from agents.results import log_of
 from agents.summary import LEARNED
 from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError, TaskrlError
-from taskrl.folders import read_json, write_atomically
+from taskrl.folders import read_json, typed, write_atomically
 from taskrl.report import render_report
 from taskrl.report_images import Gallery
 from taskrl.run_folder import RunFolder, check_new_file
@@ -28,8 +28,8 @@ def rebuild_report(path: Path, out: Path, reporter: Reporter) -> None:
     check_new_file(out, "--report")
     if is_comparison(path):
         raise RunFolderError(
-            f"{str(path)!r} is a comparison, which has no report; taskrl inspect {path} prints its table and claims, "
-            "and names its figure."
+            f"{str(path)!r} is a comparison, which has no report; taskrl inspect {typed(path)} prints its table and "
+            "claims, and names its figure."
         )
     run = RunFolder.open(path)
     result, config = run.result(), run.config()

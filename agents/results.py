@@ -23,7 +23,7 @@ from agents.trust import noise_metrics, validity_metrics, validity_record
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
-from taskrl.folders import read_json, write_atomically
+from taskrl.folders import read_json, typed, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.report import render_report
 from taskrl.report_images import Gallery
@@ -162,7 +162,7 @@ def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:
         if path.exists():
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
-        reporter.say(f"MLflow: taskrl mlflow {run.path}")
+        reporter.say(f"MLflow: taskrl mlflow {typed(run.path)}")
 
 
 def sentences_of(result: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from envs.workers import open_pool
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
-from taskrl.folders import read_json
+from taskrl.folders import read_json, typed
 from taskrl.initial import initial_encoder
 from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.spec import TaskSpec
@@ -77,7 +77,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        raise KeyboardInterrupt(f"What is finished is kept; go on with: taskrl resume {run.path}") from None
+        raise KeyboardInterrupt(f"What is finished is kept; go on with: taskrl resume {typed(run.path)}") from None
     finally:
         pool.close()
         try:

@@ -21,6 +21,7 @@ from taskrl.run_folder import RunFolder, write_result
 RUNNING, FINISHED, KILLED, FAILED = "RUNNING", "FINISHED", "KILLED", "FAILED"
 NUM_EXAMPLES = 12
 KEY = "images"
+LARGEST = 1e15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,11 @@ class Sitting:
         """The last sitting of a run; None for a run of an earlier version, or where it cannot be read."""
         try:
             record = read_json(_file(run))
-            return Sitting(**{name: kind(record[name]) for name, kind in Sitting.__annotations__.items()})
-        except (TaskrlError, KeyError, TypeError, ValueError):
+            found = {name: kind(record[name]) for name, kind in Sitting.__annotations__.items()}
+        except (TaskrlError, KeyError, TypeError, ValueError, OverflowError):
             return None
+        numbers = [value for value in found.values() if not isinstance(value, str)]
+        return Sitting(**found) if all(abs(value) < LARGEST for value in numbers) else None
 
     def alive(self) -> bool:
         """Whether its process works still, as far as this machine can tell."""

@@ -24,6 +24,11 @@ class WorkerError(TaskrlError):
     """A worker process that raised, died or ran past its deadline."""
 
 
+def in_short(error: Exception) -> str:
+    """What an exception of a library says, on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 def unknown_name(what: str, given: str, known: Iterable[str]) -> str:
     """Sentence for an unknown name: names the known ones and the nearest of them."""
     names = sorted(known)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from taskrl.errors import RunFolderError
+from taskrl.errors import RunFolderError, in_short
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -20,7 +21,7 @@ MANIFEST = "manifest.json"
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A draft beside `folder` that becomes `folder` when the block ends well, and is removed when it does not."""
-    draft = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    draft = draft_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir(parents=True)
@@ -59,6 +60,11 @@ def new_file(file: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+def typed(path: Path) -> str:
+    """A path as it is typed in a shell, for commands that people copy."""
+    return shlex.quote(str(path))
+
+
 def sync(path: Path) -> None:
     """Wait until `path`, a file or a folder, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -87,9 +93,14 @@ def write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
+def draft_of(path: Path) -> Path:
+    """Where `path` is written before it gets its name."""
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write beside and rename, so that a reader never sees half a file."""
-    draft = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    draft = draft_of(path)
     try:
         draft.write_text(text, encoding="utf-8")
         sync(draft)  # else a power cut leaves the new name with nothing in it
@@ -104,11 +115,25 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunFolderError(f"{str(path)!r} is missing; copy or write the folder again.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{str(path)!r} cannot be read as JSON; write the folder again.") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{str(path)!r} holds no JSON object; write the folder again.")
     return content
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Around code that trusts what it read from `path`, a file or a folder: raises RunFolderError where a key is
+    missing or a value is of another kind than taskrl writes.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{str(path)!r} holds something else than this version of taskrl writes "
+            f"({type(error).__name__}: {in_short(error)}); copy it again, or use the version that wrote it."
+        ) from error
 
 
 def write_manifest(folder: Path) -> dict[str, dict[str, object]]:

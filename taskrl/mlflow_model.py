@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from taskrl.errors import RunFolderError
+from taskrl.errors import RunFolderError, in_short
 from taskrl.export import WEIGHTS, check_images, check_parity
 from taskrl.export_graphs import quiet
 from taskrl.folders import new_folder
@@ -53,6 +53,7 @@ def write_model(
     """
     _prepare()
     import mlflow
+    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -72,7 +73,12 @@ def write_model(
         )
         _forget_this_machine(draft / "MLmodel")
         (draft / "artifacts" / ARTIFACT / WEIGHTS).chmod(0o644)
-        model = mlflow.pyfunc.load_model(str(draft))
+        try:
+            model = mlflow.pyfunc.load_model(str(draft))
+        except MlflowException as error:  # it reads some names as another address
+            raise RunFolderError(
+                f"MLflow cannot read a model from {str(folder)!r} ({in_short(error)}); name another --out."
+            ) from error
 
         def predict(batch: Tensor) -> Tensor:
             return torch.from_numpy(model.predict(batch.numpy()))

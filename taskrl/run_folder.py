@@ -10,7 +10,7 @@ from typing import Any
 
 from taskrl.config import ExperimentConfig, dump_config, load_config
 from taskrl.errors import RunFolderError
-from taskrl.folders import read_json, write_atomically
+from taskrl.folders import draft_of, read_json, typed, write_atomically
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class RunFolder:
         """result.json. Raises RunFolderError when the run has not finished."""
         if not self.result_file.is_file():
             raise RunFolderError(
-                f"{str(self.path)!r} has no result.json yet; finish it with: taskrl resume {self.path}"
+                f"{str(self.path)!r} has no result.json yet; finish it with: taskrl resume {typed(self.path)}"
             )
         return read_json(self.result_file)
 
@@ -117,10 +117,21 @@ def refuse_existing(path: Path, option: str = "--out") -> None:
 
 
 def check_new_file(path: Path, option: str) -> None:
-    """Raises RunFolderError where something stands at `path`, or no folder to write it to. option: what named it."""
+    """Raises RunFolderError where something stands at `path`, or no file can be made there: tried, and removed at once.
+
+    option: what named it.
+    """
     refuse_existing(path, option)
     if not path.absolute().parent.is_dir():
         raise RunFolderError(f"There is no folder {str(path.absolute().parent)!r} to write to; make it first.")
+    draft = draft_of(path)
+    try:
+        draft.touch()
+        draft.unlink()
+    except OSError as error:
+        raise RunFolderError(
+            f"The output {str(path)!r} cannot be made ({error.strerror}); name another {option}."
+        ) from None
 
 
 def check_place(path: Path, option: str = "--out") -> None:

@@ -27,7 +27,9 @@ def inspect(
         bool,
         typer.Option("--counterfactuals", help="Train: what other tasks would have gained from the same snapshot."),
     ] = False,
-    seeds: Annotated[int | None, typer.Option(help="With --counterfactuals: episodes; default 5.", min=1)] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="With --counterfactuals: episodes; default 5.", min=1, max=1000)
+    ] = None,
     at: Annotated[
         list[float] | None,
         typer.Option(help="With --counterfactuals: progress of a snapshot, 0 to 1; repeatable; default 0, 0.5 and 1."),

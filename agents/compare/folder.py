@@ -6,7 +6,7 @@ from typing import Any
 
 from taskrl.config import ExperimentConfig, dump_config, flatten
 from taskrl.errors import RunFolderError
-from taskrl.folders import new_folder, read_json, to_json, write_text
+from taskrl.folders import new_folder, read_json, to_json, typed, write_text
 from taskrl.run_folder import RunFolder, refuse_existing
 
 ASKED_FILE = "comparison.json"
@@ -72,8 +72,8 @@ class ComparisonFolder:
         now = decisive(asked)
         if not isinstance(before, dict):
             raise RunFolderError(
-                f"{str(self.asked_file)!r} is damaged; name another --out, and give --cells {self.cells} so that "
-                "nothing that is finished is run again."
+                f"{str(self.asked_file)!r} is damaged; name another --out, and give --cells {typed(self.cells)} so "
+                "that nothing that is finished is run again."
             )
         before = decisive(ExperimentConfig()) | before  # a key that a later version brought
         for key in dict.fromkeys([*now, *before]):

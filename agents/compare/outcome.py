@@ -13,7 +13,7 @@ from agents.progress import Reporter
 from agents.summary import pixel_notes
 from taskrl.config import flatten
 from taskrl.errors import RunFolderError
-from taskrl.folders import read_json
+from taskrl.folders import read_json, typed
 from taskrl.machine import machine, versions
 from taskrl.run_folder import write_result
 from taskrl.tracking import Tracker, open_tracker
@@ -72,7 +72,7 @@ def show(folder: ComparisonFolder, result: Mapping[str, Any], reporter: Reporter
         if path.exists():
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
-        reporter.say(f"MLflow: taskrl mlflow {folder.run.path}")
+        reporter.say(f"MLflow: taskrl mlflow {typed(folder.run.path)}")
 
 
 def sentences_of(result: Mapping[str, Any]) -> list[str]:

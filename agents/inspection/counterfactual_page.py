@@ -22,7 +22,8 @@ from envs.host import WorkerSetup
 from envs.workers import open_pool
 from taskrl.assemble import Assembled, task_space
 from taskrl.errors import ConfigError, RunFolderError
-from taskrl.run_folder import RunFolder, check_place, refuse_existing, write_result
+from taskrl.folders import typed
+from taskrl.run_folder import RunFolder, check_new_file, write_result
 
 FORMAT_VERSION = 1
 DEFAULT_AT = (0.0, 0.5, 1.0)
@@ -55,6 +56,10 @@ def requested(asked: bool, options: Mapping[str, Any]) -> CounterfactualRequest 
         given["at"] = tuple(given["at"])
     if "choices" in given:
         given["choices"] = tuple(name.strip() for name in given["choices"].split(",") if name.strip())
+        if not given["choices"]:
+            raise ConfigError(
+                "--choices names no choice; name some, e.g. crop,mirror, or leave it out for all of them."
+            )
     return CounterfactualRequest(**given)
 
 
@@ -112,14 +117,13 @@ def _check(run: RunFolder, request: CounterfactualRequest) -> None:
     if is_comparison(run.path):
         raise RunFolderError(
             f"{str(run.path)!r} is a comparison; --counterfactuals needs a run, which taskrl train makes: "
-            f"taskrl train --config {run.config_file} --out NEW-FOLDER."
+            f"taskrl train --config {typed(run.config_file)} --out NEW-FOLDER."
         )
     plain = plain_answer(run)
     if plain:
         raise RunFolderError(f"--counterfactuals needs a run with a learned policy. {plain}")
     if request.out:
-        refuse_existing(request.out)
-        check_place(request.out)
+        check_new_file(request.out, "--out")
 
 
 def _branches(jobs: Sequence[BranchJob], setup: WorkerSetup, reporter: Reporter) -> list[Branched]:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from agents.compare.folder import is_comparison
+from agents.compare.outcome import comparison_result
 from agents.schedule import save_schedule, schedule_content
 from taskrl.assemble import task_space
 from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.export import CONFIG
-from taskrl.folders import read_json
+from taskrl.folders import read_json, typed
 from taskrl.run_folder import RunFolder, check_new_file
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
@@ -56,7 +57,8 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
     what was played.
     """
     run = RunFolder.open(path)
-    result, config = run.result(), run.config()
+    result = comparison_result(path) if is_comparison(path) else run.result()
+    config = run.config()
     parts = result.get("choices", {}).get("parts", {})
     shape = image_shape(run, config, parts)
     space = task_space(config, shape, "multidiscrete")
@@ -70,7 +72,7 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
         if not parts:
             raise RunFolderError(
                 f"{str(path)!r} recorded no final run, so that it is not known what its policy plays; train one with "
-                f"taskrl pretrain --policy {path} --config {run.config_file}, and inspect that."
+                f"taskrl pretrain --policy {typed(path)} --config {typed(run.config_file)}, and inspect that."
             )
         decisions = _recorded(space, parts)
         planned = max(config.final.decisions, len(decisions))

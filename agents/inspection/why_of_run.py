@@ -16,7 +16,7 @@ from agents.session import pretraining_file
 from taskrl.assemble import Assembled, task_space
 from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
-from taskrl.folders import read_json
+from taskrl.folders import read_json, typed
 from taskrl.run_folder import RunFolder
 
 
@@ -30,7 +30,7 @@ def why_of(path: Path) -> dict[str, Any]:
     if is_comparison(path):
         raise RunFolderError(
             f"{str(path)!r} is a comparison, which keeps no record of what its policies observed; learn one with: "
-            f"taskrl train --config {run.config_file} --out NEW-FOLDER, and inspect that."
+            f"taskrl train --config {typed(run.config_file)} --out NEW-FOLDER, and inspect that."
         )
     result = run.result()
     if result.get("why"):
@@ -41,8 +41,8 @@ def why_of(path: Path) -> dict[str, Any]:
     if not run.observations.is_file():
         raise RunFolderError(
             f"{str(path)!r} does not record what its policy observed (it has no final runs, or an earlier version made "
-            f"it); play the policy again with: taskrl train --mode apply --policy {path} --config {run.config_file} "
-            "--eval-seeds 5 --out NEW-FOLDER, and inspect that."
+            f"it); play the policy again with: taskrl train --mode apply --policy {typed(path)} --config "
+            f"{typed(run.config_file)} --eval-seeds 5 --out NEW-FOLDER, and inspect that."
         )
     config = run.config()
     shape = image_shape(run, config, result["choices"]["parts"])
@@ -51,9 +51,9 @@ def why_of(path: Path) -> dict[str, Any]:
 
 def plain_answer(run: RunFolder) -> str | None:
     """What is to be said of a run that has no policy to ask; None where it has one. Raises RunFolderError when the run
-    is not finished.
+    is not finished, or lost its policy.
     """
-    run.result()
+    result = run.result()
     if run.policy.is_dir():
         return None
     note = pretraining_file(run)
@@ -69,6 +69,10 @@ def plain_answer(run: RunFolder) -> str | None:
         return "It draws every open level with the same probability, whatever is observed."
     if played in NAMED or played.startswith(FIXED):
         return f"It plays one recipe, {played}, whatever is observed."
+    if not note.is_file() and not result.get("search") and played != "apply":
+        return "It searched for no policy, and keeps none."
+    if not note.is_file():
+        raise RunFolderError(f"{str(run.policy)!r} is missing; copy it from the original run again.")
     return f"It played the policy of {played!r} and keeps no copy of it; give taskrl inspect that run with --why."
 
 

@@ -22,7 +22,7 @@ from agents.session import pretraining_file
 from agents.sitting import Sitting
 from agents.training import SEARCH
 from taskrl.config import ExperimentConfig
-from taskrl.errors import TaskrlError
+from taskrl.errors import RunFolderError, TaskrlError
 from taskrl.folders import read_json
 from taskrl.report_figures import mapping
 from taskrl.tasks.space import TaskSpace
@@ -97,7 +97,7 @@ class Watch:
         folder = found.folder
         self._metrics = Metrics(found.path / METRICS_NAME)
         self._result = _File(folder.result_file, read_json)
-        self._config = _File(folder.config_file, lambda path: found.folder.config())
+        self._config = _File(folder.config_file, lambda path: _config_of(found))
         self._preparation = _File(folder.checkpoints / "preparation.json", read_json)
         self._finals: dict[str, _File[StoredFinal]] = {}
         self._last: tuple[object, Look] | None = None
@@ -140,7 +140,7 @@ class Watch:
             space = space_of(self.found.folder, config)
             if result is None and not compares:
                 result = partial_result(space, config, metrics, finals, noise)
-        except (KeyError, TypeError, ValueError, ArithmeticError, TaskrlError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TaskrlError) as error:
             problems.append(f"What is finished could not be put together ({type(error).__name__}: {error}).")
         training = state == TRAINING and last is not None
         result = result or {}
@@ -241,6 +241,14 @@ class _File(Generic[T]):
             self.value = self._load(self._path)
         except (TaskrlError, OSError, ValueError, RecursionError) as error:
             self.problem = str(error)
+
+
+def _config_of(found: Found) -> ExperimentConfig:
+    """Raises ConfigError, or RunFolderError for a link to a file elsewhere, which a sentence on it would quote."""
+    file = found.folder.config_file
+    if found.file(file.name) is None:
+        raise RunFolderError(f"{str(file)!r} is a link that leads out of the run, and is not read; copy it there.")
+    return found.folder.config()
 
 
 def _where(last: Decision, config: ExperimentConfig | None) -> str:

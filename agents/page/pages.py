@@ -90,7 +90,7 @@ def comparison_view(look: Look) -> dict[str, Any]:
         try:
             sentences = [text_of(sentence) for sentence in sentences_of(look.result)[:-1]]
             rows = [_comparison_row(entry) for entry in records(look.result.get("table"))[:MOST_ROWS]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             problems.append(f"result.json is not as taskrl compare writes it ({type(error).__name__}: {error}).")
     return {
         **context(look.result if look.state == DONE else {}, [], name=look.found.name),
@@ -245,8 +245,11 @@ def _now_views(look: Look) -> list[tuple[str, str, str]]:
 
 
 def _reads(look: Look) -> list[str]:
+    folder = look.found.folder
+    if look.found.file(folder.test_reads.name) is None:  # a link that leads out of the run is not read either
+        return []
     try:
-        return look.found.folder.test_reads_made()
+        return folder.test_reads_made()
     except (OSError, UnicodeDecodeError):
         return []
 

@@ -29,7 +29,8 @@ def partial_result(
 ) -> dict[str, Any]:
     """What result.json would say if the run ended here; a verdict is for finished runs.
 
-    Raises KeyError, TypeError, ValueError or TaskrlError where a final encoder's record is not as taskrl writes it.
+    Raises AttributeError, LookupError, TypeError, ValueError or TaskrlError where a final encoder's record is not as
+    taskrl writes it.
     """
     rows = [final.row for final in finals]
     learned = [final for final in finals if final.row["generator"] == LEARNED]

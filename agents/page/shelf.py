@@ -61,8 +61,10 @@ class Shelf:
             if not self._scanned or time.monotonic() - self._scanned > RESCAN_S:
                 for place in self.places:
                     for path in _runs_in(place):
-                        if path not in self._found and len(self._found) < MOST_RUNS:
-                            self._found[path] = Found(len(self._found) + 1, path, _name(place, path))
+                        # by what it is in the end: one run may be named in several ways
+                        key = path.resolve()
+                        if key not in self._found and len(self._found) < MOST_RUNS:
+                            self._found[key] = Found(len(self._found) + 1, path, _name(place, path))
                 self._scanned = time.monotonic()
             return [found for found in self._found.values() if is_run(found.path)]
 

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torchvision import models
 
 from taskrl.run_folder import RunFolder
 from taskrl.seeding import isolated_global_rng
+from tests.agents.page.made import make_run
 from tests.agents.runs import snapshot, taskrl, tiny_options
 
 CONFIGS = {
@@ -230,6 +232,21 @@ def test_an_out_that_cannot_be_made_is_left_alone(
 ) -> None:
     sentence = "cannot be made" if "/" in out else "exists already"
     refuses([*command, "--out", out, *tiny_options()], sentence, bad, monkeypatch)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["export"], ["ui"], ["resume"], ["export", "RUN", "--out"]])
+def test_a_name_that_is_no_text_is_one_sentence(
+    command: list[str], bad: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(finished.path) if argument == "RUN" else argument for argument in command]
+    refuses([*arguments, os.fsdecode(b"caf\xe9")], "'caf\\udce9' is no name in UTF-8", bad, monkeypatch)
+
+
+def test_a_command_in_a_sentence_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "it's a run")
+    result = taskrl("inspect", run.path)
+    assert result.exit_code == 2
+    assert shlex.split(result.stderr.split(": ")[-1]) == ["taskrl", "resume", str(run.path)]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0"])

@@ -116,6 +116,11 @@ def test_stopped_it_has_written_nothing(finished: RunFolder, here: Path, monkeyp
         (["--counterfactuals", "--at", "2"], "--at 2 is no progress"),
         (["--counterfactuals", "--at", "nan"], "--at nan is no progress"),
         (["--counterfactuals", "--out", "there.json"], "exists already"),
+        (["--counterfactuals", "--out", "nowhere/new.json"], "make it first"),
+        (["--counterfactuals", "--out", "there.json/new.json"], "make it first"),
+        (["--counterfactuals", "--out", f"{'x' * 250}.json"], "File name too long"),
+        (["--counterfactuals", "--choices", " , "], "--choices names no choice"),
+        (["--counterfactuals", "--seeds", "1000000000"], "less than or equal to 1000"),
         (["--counterfactuals", "--json"], "one at a time"),
     ],
 )

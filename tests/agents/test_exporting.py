@@ -287,6 +287,7 @@ def test_parity_tells_a_wrong_encoder_from_a_right_one(finished: RunFolder) -> N
         check_parity(encoder, lambda batch: encoder(batch) + 2e-5, images)
 
 
+REGISTERED = ["--format", "mlflow", "--out", "x", "--tracking-uri", "sqlite:///new.db", "--register"]
 REFUSED = {
     "an unknown format": (["--format", "onx"], "Did you mean 'onnx'"),
     "nowhere to write": (["--format", "onnx"], "--out"),
@@ -299,6 +300,13 @@ REFUSED = {
     "a license of two lines": (["--license", "a\nb", "--out", "x"], "--license"),
     "an alias without a name": (["--alias", "a"], "--register"),
     "a name without a model": (["--register", "a", "--out", "x"], "--format mlflow"),
+    "a name with a slash": ([*REGISTERED, "a/b"], "--register 'a/b'"),
+    "no name of a model": ([*REGISTERED, " "], "--register ' '"),
+    **{
+        f"the alias {alias!r}": ([*REGISTERED, "a", "--alias", alias], f"--alias is {alias!r}")
+        for alias in ("", "latest", "v1", "of digits")
+    },
+    "a name that MLflow reads as another": (["--format", "mlflow", "--out", "new\nmodel"], "name another --out"),
     "something there": (["--format", "onnx", "--out", "there.onnx"], "exists already"),
 }
 
@@ -310,6 +318,7 @@ def test_export_refuses(options: list[str], sentence: str, finished: RunFolder, 
     result = taskrl("export", finished.path, *options)
     assert result.exit_code == 2, result.output
     assert sentence in result.stderr and "Traceback" not in result.output
+    assert result.stderr.count("\n") == 1
     assert (snapshot(here), snapshot(finished.path)) == before
 
 

@@ -216,6 +216,8 @@ def test_code_stands_alone_on_standard_output(library: str, finished: RunFolder)
         (["--report", "new.html", "--rows", "2"], "--rows 2 is for"),
         (["--report", "there.yaml"], "name another --report"),
         (["--report", "nowhere/new.html"], "make it first"),
+        (["--report", f"{'x' * 250}.html"], "File name too long"),
+        (["--schedule", f"{'x' * 250}.yaml"], "File name too long"),
         (["--schedule", "new.yaml", "--json"], "one at a time"),
         (["--rows", "2"], "--rows 2 is for"),
         (["--as", "torchvisoin"], "Did you mean 'torchvision'"),

@@ -18,6 +18,7 @@ from agents.session import pretraining_file
 from agents.training import resume, train
 from taskrl import mlflow_store
 from taskrl.errors import RunFolderError
+from taskrl.folders import typed
 from taskrl.run_folder import RunFolder, write_result
 from tests.agents.conftest import WHOLE, quiet
 from tests.agents.runs import metrics_of, rows_of, snapshot, taskrl, tiny_options
@@ -181,7 +182,7 @@ def test_ctrl_c_exits_with_130_names_the_remedy_and_leaves_no_process(tmp_path: 
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stdout + stderr
-    assert f"Stopped. What is finished is kept; go on with: taskrl resume {out}" in stderr
+    assert f"Stopped. What is finished is kept; go on with: taskrl resume {typed(out)}" in stderr
     assert "Traceback" not in stderr
     assert len(children) == 3
     deadline = time.monotonic() + 5

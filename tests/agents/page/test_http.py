@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -168,6 +169,73 @@ def test_what_cannot_be_read_becomes_a_sentence(tmp_path: Path) -> None:
         assert "config.yaml" in text and "result.json" in text and "learned-0.json" in text
         for path in ("/", "/compare?runs=1"):
             assert ask(address, path)[0] in (200, 404)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("finals/learned-0.json", {"row": {"generator": None}, "specs": [], "qualities": [], "choices": []}),
+        ("sitting.json", {"episodes": float("inf")}),
+        ("sitting.json", {"finals": 10**400}),
+    ],
+)
+def test_a_damaged_run_hides_no_other_one(name: str, record: dict[str, Any], tmp_path: Path) -> None:
+    finish_run(make_run(tmp_path / "whole"), a_result())
+    run = make_run(tmp_path / "broken")
+    record_episode(run, 0)
+    with training(run):
+        pass
+    file = run.checkpoints / name
+    file.parent.mkdir(exist_ok=True)
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(before | record))
+    with served(tmp_path) as address:
+        for path in ("/", "/run/1", "/run/2", "/compare?runs=1,2"):
+            status, _, text = ask(address, path)
+            assert status == 200, path
+        assert "whole" in text and "broken" in text
+
+
+def test_a_comparison_with_absurd_numbers_has_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "question")
+    (run.path / "comparison.json").write_text("{}")
+    entry = {"method": "learned", "length": 1, "num": 4, "mark": "", "linear": None, "knn": None, "quality": None}
+    table = [{**entry, "difference": None, "train_flops": 10**400, "search_flops": 0}]
+    result = {"verdict": "None.", "table": table, "claims": [], "notes": [], "break_even": {"sentence": ""}}
+    finish_run(run, result)
+    with served(tmp_path) as address:
+        status, _, text = ask(address, "/run/1")
+        assert status == 200 and "not as taskrl compare writes it" in text
+
+
+def test_more_runs_than_fit_are_refused_not_left_out(tmp_path: Path) -> None:
+    for index in range(9):
+        finish_run(make_run(tmp_path / f"run{index}"), a_result())
+    with served(tmp_path) as address:
+        for query in ("&".join(f"runs={number}" for number in range(1, 10)), "runs=1,2,3,4,5,6,7,8,9"):
+            status, _, text = ask(address, f"/compare?{query}")
+            assert status == 404 and "Tick 2 to 8 runs" in text
+        assert ask(address, "/compare?runs=1,2,3,4,5,6,7,8")[0] == 200
+
+
+def test_a_run_that_is_named_twice_is_listed_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "run")
+    (tmp_path / "link").symlink_to(run.path)
+    places = [tmp_path / "runs", run.path, tmp_path / "runs" / ".." / "runs" / "run", tmp_path / "link"]
+    assert [(found.number, found.name) for found in Shelf(places).runs()] == [(1, "run")]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "test_reads.log"])
+def test_no_file_of_a_run_may_be_a_link_to_a_text_elsewhere(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a secret: [key")
+    run = make_run(tmp_path / "runs" / "run")
+    finish_run(run, a_result())
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(tmp_path / "secret")
+    with served(tmp_path / "runs") as address:
+        for path in ("/", "/run/1"):
+            status, _, text = ask(address, path)
+            assert status == 200 and "a secret" not in text
 
 
 def test_a_run_is_empty_running_stopped_or_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
