@@ -66,6 +66,11 @@ def friendly(command: F) -> F:
         except KeyboardInterrupt as interrupt:
             typer.echo(" ".join(["Stopped.", *map(str, interrupt.args)]), err=True)
             raise typer.Exit(EXIT_TERMINATED if terminated else EXIT_INTERRUPTED) from None
+        except Exception:
+            if not terminated:
+                raise
+            typer.echo("Stopped.", err=True)  # a library that was being imported made another exception of it
+            raise typer.Exit(EXIT_TERMINATED) from None
         finally:
             signal.signal(signal.SIGTERM, previous)
 

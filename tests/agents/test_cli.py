@@ -181,4 +181,15 @@ def test_ctrl_c_and_sigterm_have_their_exit_codes(monkeypatch: pytest.MonkeyPatc
     assert taskrl("train", "--out", "run").exit_code == 130
     monkeypatch.setattr(agents.training, "train", terminated)
     assert taskrl("train", "--out", "run").exit_code == TERMINATED
+
+    def turned(*arguments: object) -> None:
+        """As a library does whose import was interrupted."""
+        try:
+            terminated()
+        except KeyboardInterrupt:
+            raise RuntimeError("half-imported") from None
+
+    monkeypatch.setattr(agents.training, "train", turned)
+    result = taskrl("train", "--out", "run")
+    assert result.exit_code == TERMINATED and result.stderr.endswith("Stopped.\n")
     assert signal.getsignal(signal.SIGTERM) is before
