@@ -91,13 +91,13 @@ class _Moment:
     right: Tensor
 
     def clearly_better_than(self, other: "_Moment", labels: Tensor) -> bool:
-        """Whether balanced accuracy is higher by more than twice the standard error of the paired difference: of many
-        steps one looks better by chance on few images.
+        """Whether balanced accuracy is higher by more than three standard errors of the paired difference: of ten
+        readings on few images one looks better by chance.
         """
         counts = torch.bincount(labels).double()
         weights = len(labels) / (int((counts > 0).sum()) * counts[labels])
         gains = weights * (self.right - other.right)
-        return bool(gains.mean() > 2 * gains.std() / math.sqrt(len(gains)))
+        return bool(gains.mean() > 3 * gains.std() / math.sqrt(len(gains)))
 
 
 @dataclass
@@ -142,14 +142,16 @@ class _Trials:
         return [best if best.clearly_better_than(last, data.inner_labels) else last]
 
     def trained(self, start: nn.Linear, inputs: Inputs, labels: Tensor, moment: _Moment) -> FineTuned | None:
-        """Trained up to a moment's step at its rate; None where a loss was not finite."""
+        """Trained for as many steps as a moment's, at its rate; None where a loss was not finite. The schedule is laid
+        out for these steps: weights in the middle of a longer one are still at a high rate.
+        """
         kept: list[FineTuned] = []
 
         def keep(step: int, net: Encoder, classifier: nn.Linear) -> None:
             if step == moment.step:
                 kept.append(FineTuned(net.cpu(), classifier.cpu(), moment.rate, step, moment.scores))
 
-        self._run(start, inputs, labels, moment.rate, keep, until=moment.step)
+        self._run(start, inputs, labels, moment.rate, keep, steps=moment.step)
         return kept[0] if kept else None
 
     def _run(
@@ -160,12 +162,12 @@ class _Trials:
         rate: float,
         visit: Callable[[int, Encoder, nn.Linear], None],
         *,
-        until: int | None = None,
+        steps: int | None = None,
     ) -> None:
         """`visit` sees the nets after every tenth of the steps, after the last, and before the first where the
-        classifier starts from the probe's solution.
+        classifier starts from the probe's solution. steps: None for those of `training`; 0 train nothing.
         """
-        training = self.training
+        training = self.training if not steps else replace(self.training, steps=steps)
         net, classifier = copy.deepcopy(self.encoder).to(training.device), copy.deepcopy(start).to(training.device)
         trained = freeze(net, self.how.last)
         rng, order = training.views_rng(self.seed), torch_generator(self.seed, "labelled order")
@@ -189,7 +191,8 @@ class _Trials:
 
         if self.how.linear_first:
             visit(0, net, classifier)
-        optimise([*net.parameters(), *classifier.parameters()], loss, training, rate, after, until=until)
+        if steps != 0:
+            optimise([*net.parameters(), *classifier.parameters()], loss, training, rate, after)
 
 
 def classify(encoder: Encoder, classifier: nn.Linear, inputs: Inputs, device: torch.device) -> Tensor:

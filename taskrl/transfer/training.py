@@ -86,13 +86,10 @@ def optimise(
     training: Training,
     learning_rate: float,
     after_step: Callable[[int, float], None] = lambda step, loss: None,
-    *,
-    until: int | None = None,
 ) -> bool:
     """AdamW over `training.steps` steps; whether every loss was finite: the first one that is not ends training.
 
-    `loss` draws its batch itself. after_step: gets the number of steps done and the loss. until: end after that many,
-    on the schedule of all of them. Biases and the scales of
+    `loss` draws its batch itself. after_step: gets the number of steps done and the loss. Biases and the scales of
     norms do not decay (as in timm and DINO).
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -101,7 +98,7 @@ def optimise(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
-    for step in range(training.steps if until is None else until):
+    for step in range(training.steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * warmup_cosine(step, training.steps)
         with training.autocast():
