@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from measure import RESULTS, finish, parser
 from transfer_cells import Bench, Content, Recipe, Sizes
-from transfer_page import KEPT, Section, headline, page
+from transfer_page import KEPT, THEIRS, Section, headline, page
 
 from agents.compare.cells import Store
 from agents.final import UNTRAINED
@@ -113,7 +113,7 @@ def finetune(benches: list[Bench], options: argparse.Namespace) -> list[Section]
             scratch[1].append(bench.finetuned(None, "full", longer, seed))
         arms = {
             f"{options.ours}, fine-tuned": ours,
-            "reference, fine-tuned": theirs,
+            THEIRS: theirs,
             "fresh weights, as many steps": scratch[0],
             "fresh weights, as many FLOPs in all": scratch[1],
             f"{options.ours}, frozen": probes[0],

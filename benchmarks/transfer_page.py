@@ -18,6 +18,7 @@ KEPT = (
     "teacher",
     "pixels",
 )
+THEIRS = "reference, fine-tuned"
 STUDENT, SAME, TOTAL, UNTRAINED, TEACHER, PIXELS = KEPT
 KEEP_AT_LEAST = 0.8
 TITLES = {
@@ -132,7 +133,12 @@ def claims(section: Section) -> list[str]:
         ]
     key = "balanced" if section.imbalanced else "accuracy"
     others = [arm for arm in section.arms if arm not in (section.first, PIXELS) and not arm.endswith("frozen")]
-    return [f"- Above `{arm}`: {_above(section.minus(arm, key))}." for arm in others]
+    found = []
+    for arm in others:
+        minus = section.minus(arm, key)
+        claim = f"Not below `{arm}`: {minus} points, {_holds(minus.high >= 0)}"
+        found.append(f"- {claim if arm == THEIRS else f'Above `{arm}`: {_above(minus)}'}.")
+    return found
 
 
 def overall(sections: Sequence[Section]) -> list[str]:
