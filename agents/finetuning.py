@@ -133,7 +133,7 @@ def _one_seed(
         rows.append(_row(name, seed, scores, found.flops, found.seconds) | chosen)
     started = time.monotonic()
     classifier = linear_probe(encoder, data, training.device)
-    num_labels = len(data.labels) + len(data.inner_labels)
+    num_labels = len(data.all_labels)
     flops = num_labels * encode_flops(encoder, source.shape)
     seconds = time.monotonic() - started
     rows.append(

@@ -129,16 +129,11 @@ def claims(section: Section) -> list[str]:
             share = f"{kept.mean:.2f} [{kept.low:.2f}, {kept.high:.2f}], {_holds(kept.mean >= KEEP_AT_LEAST)}"
         return [
             f"- Kept, (student - untrained) / (teacher - untrained), at least {KEEP_AT_LEAST:g}: {share}.",
-            *(f"- Above `{arm}`: {_above(section.minus(arm))}." for arm in (SAME, TOTAL)),
+            *(f"- {_claim(arm, section.minus(arm))}." for arm in (SAME, TOTAL)),
         ]
     key = "balanced" if section.imbalanced else "accuracy"
     others = [arm for arm in section.arms if arm not in (section.first, PIXELS) and not arm.endswith("frozen")]
-    found = []
-    for arm in others:
-        minus = section.minus(arm, key)
-        claim = f"Not below `{arm}`: {minus} points, {_holds(minus.high >= 0)}"
-        found.append(f"- {claim if arm == THEIRS else f'Above `{arm}`: {_above(minus)}'}.")
-    return found
+    return [f"- {_claim(arm, section.minus(arm, key))}." for arm in others]
 
 
 def overall(sections: Sequence[Section]) -> list[str]:
@@ -155,8 +150,10 @@ def overall(sections: Sequence[Section]) -> list[str]:
     return lines
 
 
-def _above(interval: Interval) -> str:
-    return f"{interval} points, {_holds(interval.above_zero)}"
+def _claim(arm: str, minus: Interval) -> str:
+    if arm == THEIRS:
+        return f"Not below `{arm}`: {minus} points, {_holds(minus.high >= 0)}"
+    return f"Above `{arm}`: {minus} points, {_holds(minus.above_zero)}"
 
 
 def _holds(does: bool) -> str:

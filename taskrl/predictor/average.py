@@ -22,13 +22,17 @@ class WeightAverage:
         self.decay, self._num_steps = decay, 0
         self._encoder = predictor.encoder
         self._average = AveragedModel(self._encoder, multi_avg_fn=self._mix)
-        predictor.optimizer.register_step_post_hook(lambda *_: self._average.update_parameters(self._encoder))
+        predictor.optimizer.register_step_post_hook(self._after_step)
 
     def put(self) -> None:
         """Give the encoder the averaged weights."""
         self._encoder.load_state_dict(self._average.module.state_dict())
 
-    def _mix(self, averaged: Any, current: Any, _: Any) -> None:
+    def _after_step(self, *_: Any) -> None:
+        self._average.update_parameters(self._encoder)
         self._num_steps += 1  # AveragedModel's own count may lie on a GPU, and reading it there would wait for it
+
+    def _mix(self, averaged: Any, current: Any, _: Any) -> None:
+        """Of one kind of parameters; the first step's are copied and never come here."""
         decay = min(self.decay, (1 + self._num_steps) / (10 + self._num_steps))
         get_ema_multi_avg_fn(decay)(averaged, current, self._num_steps)

@@ -65,7 +65,8 @@ def fine_tune(
     was clearly better. `encoder` is left as it is. Raises DataError when no rate gave finite numbers.
     """
     started = time.monotonic()
-    trials = _Trials(encoder, how, training, seed, data.num_classes)
+    per_image = encode_flops(encoder, data.inputs.sample_shape)
+    trials = _Trials(encoder, how, training, seed, data.num_classes, per_image)
     start, moments = trials.start(data.inputs, data.labels), []
     for rate in learning_rates:
         moments += trials.judged(start, data, rate)
@@ -102,13 +103,14 @@ class _Moment:
 
 @dataclass
 class _Trials:
-    """Trainings of copies of one encoder; counts the FLOPs of all."""
+    """Trainings of copies of one encoder; counts the FLOPs of all. per_image: FLOPs of encoding one."""
 
     encoder: Encoder
     how: How
     training: Training
     seed: int
     num_classes: int
+    per_image: int
     flops: int = 0
 
     def start(self, inputs: Inputs, labels: Tensor) -> nn.Linear:
@@ -118,7 +120,7 @@ class _Trials:
         else:
             features = encode_all(copy.deepcopy(self.encoder).to(self.training.device), inputs, self.training.device)
             start, scale = probe_classifier(features, labels, self.num_classes), PROBE_SCALE
-            self.flops += len(labels) * encode_flops(self.encoder, inputs.sample_shape)
+            self.flops += len(labels) * self.per_image
         with torch.no_grad():
             start.weight.mul_(scale)
             start.bias.mul_(scale)
@@ -133,8 +135,7 @@ class _Trials:
             moments.append(_Moment(rate, step, score(logits, labels), (logits.argmax(1) == labels).double()))
 
         self._run(start, data.inputs, data.labels, rate, read)
-        per_image = encode_flops(self.encoder, data.inputs.sample_shape)
-        self.flops += len(moments) * len(data.inner_labels) * per_image
+        self.flops += len(moments) * len(data.inner_labels) * self.per_image
         moments = [moment for moment in moments if math.isfinite(moment.scores.loss)]
         if not moments:
             return []
