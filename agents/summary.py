@@ -204,7 +204,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "linear": linear,
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
-        "difference": None if gap is None or name in FLOORS else _ends(gap, len(mine)),
+        "difference": None if gap is None or name in FLOORS else ends_of(gap, len(mine)),
         "train_flops": _mean([row["train_flops"] for row in mine]),
         "search_flops": _mean([row["search_flops"] for row in mine]),
         "wall_seconds": round(_mean([row["wall_seconds"] for row in mine]), 2),
@@ -214,16 +214,16 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
 
 def _interval(values: Sequence[float | None]) -> dict[str, float | None] | None:
     known = [value for value in values if value is not None]
-    return _ends(bootstrap(known), len(known)) if known and len(known) == len(values) else None
-
-
-def _ends(interval: Interval, num_seeds: int) -> dict[str, float | None]:
-    """One seed has no interval, and not one of no width (docs/protocol.md)."""
-    return vars(interval) | ({"low": None, "high": None} if num_seeds == 1 else {})
+    return ends_of(bootstrap(known), len(known)) if known and len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def ends_of(interval: Interval, num_seeds: int) -> dict[str, float | None]:
+    """One seed has no interval, and not one of no width (docs/protocol.md)."""
+    return vars(interval) | ({"low": None, "high": None} if num_seeds == 1 else {})
 
 
 def interval_text(interval: Mapping[str, Any] | None, digits: int, sign: str = "") -> str:

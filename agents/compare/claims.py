@@ -19,7 +19,7 @@ from agents.summary import LEARNED, REFERENCE, interval_text, measured_by
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 
 BENCH = "cluttered-digits"
-FEWEST_SEEDS = 10
+FEWEST_PAIRS, FEWEST_FOR_LITTLE = 5, 10  # of two equal methods, one is ahead in all 5 pairs once in 16 times
 ABOUT_EQUAL = 0.05
 PASSED, FAILED, OPEN, REPORTED = "passed", "failed", "not measured", "reported"
 ABOVE, NOT_WORSE, NO_GAIN, CUT, REPORT = "above", "not worse", "no gain", "error cut", "report"
@@ -234,7 +234,9 @@ def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[st
     status, why = PASSED if bar.holds(gap) else FAILED, ""
     if bar.kind == REPORT:
         status = REPORTED
-    elif num == 1 or (labelled and bar.kind != CUT and abs(gap.mean) < 1 and num < FEWEST_SEEDS):
+    elif num < FEWEST_PAIRS:
+        status, why = OPEN, f"{num} paired {'seed decides' if num == 1 else 'seeds decide'} nothing"
+    elif labelled and bar.kind != CUT and abs(gap.mean) < 1 and num < FEWEST_FOR_LITTLE:
         status, why = OPEN, f"{num} paired seeds decide nothing this small"
     reached = None if goal is None or status == OPEN else goal.holds(gap)
     return {**entry, "strictest": strictest, "status": status, "why": why, "goal": reached}

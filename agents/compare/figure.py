@@ -30,12 +30,11 @@ def draw(entries: Sequence[Mapping[str, Any]], split: str, path: Path) -> None:
         trained = sorted((entry for entry in points if entry["total_flops"]), key=lambda entry: entry["total_flops"])
         if trained:
             means = [entry[column]["mean"] for entry in trained]
-            low = [max(0.0, mean - entry[column]["low"]) for mean, entry in zip(means, trained, strict=True)]
-            high = [max(0.0, entry[column]["high"] - mean) for mean, entry in zip(means, trained, strict=True)]
+            errors = list(zip(*(_errors(entry[column]) for entry in trained), strict=True))
             aside = SPREAD ** (number / len(names) - 0.5)
             spent = [aside * entry["total_flops"] for entry in trained]
             marker = MARKERS[number % len(MARKERS)]
-            axis.errorbar(spent, means, yerr=[low, high], marker=marker, markersize=5, capsize=2, linewidth=1, **style)
+            axis.errorbar(spent, means, yerr=errors, marker=marker, markersize=5, capsize=2, linewidth=1, **style)
         elif points:
             axis.axhline(points[0][column]["mean"], linestyle="--", linewidth=1, **style)
     axis.set_xscale("log")
@@ -45,3 +44,11 @@ def draw(entries: Sequence[Mapping[str, Any]], split: str, path: Path) -> None:
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=120)
+
+
+def _errors(interval: Mapping[str, float | None]) -> tuple[float, float]:
+    """How far an interval reaches below and above its mean; one encoder has none."""
+    mean, low, high = (interval[name] for name in ("mean", "low", "high"))
+    if mean is None or low is None or high is None:
+        return 0.0, 0.0
+    return max(0.0, mean - low), max(0.0, high - mean)

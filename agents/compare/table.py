@@ -16,6 +16,7 @@ from agents.summary import (
     PIXELS,
     REFERENCE,
     broken_notes,
+    ends_of,
     flops_text,
     interval_text,
     measured_by,
@@ -118,7 +119,8 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
 def _entry(rows: Sequence[Row], method: str, length: int, pixels: Mapping[str, float] | None) -> dict[str, Any]:
     mine = [row for row in rows if row["method"] == method and row["length"] == length]
     linear = _interval_of(mine, ACCURACY)
-    below = pixels is not None and linear is not None and linear["mean"] < pixels["best"] and method not in FLOORS
+    mean = None if linear is None else linear["mean"]
+    below = pixels is not None and mean is not None and mean < pixels["best"] and method not in FLOORS
     gap = None if method in FLOORS else difference(rows, method, REFERENCE, length)
     means = {name: _mean(mine, column) for name, column in COSTS.items()}
     return {
@@ -128,7 +130,7 @@ def _entry(rows: Sequence[Row], method: str, length: int, pixels: Mapping[str, f
         "linear": linear,
         "knn": _interval_of(mine, "knn_accuracy"),
         "quality": _interval_of(mine, QUALITY),
-        "difference": None if gap is None else vars(gap).copy(),
+        "difference": None if gap is None else ends_of(gap, len(mine)),
         **means,
         "total_flops": means["train_flops"] + means["search_flops"],
         "mark": "(below pixels)" if below else "",
@@ -143,13 +145,13 @@ COSTS = {
 }
 
 
-def _interval_of(rows: Sequence[Row], column: str) -> dict[str, float] | None:
+def _interval_of(rows: Sequence[Row], column: str) -> dict[str, float | None] | None:
     if any(row[column] is None for row in rows):
         return None
     groups: dict[Any, list[float]] = {}
     for row in rows:
         groups.setdefault(row["number"], []).append(row[column])
-    return vars(interval(list(groups.values()))).copy()
+    return ends_of(interval(list(groups.values())), len(rows))
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:

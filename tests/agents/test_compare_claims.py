@@ -132,6 +132,24 @@ def test_little_is_not_claimed_on_few_seeds() -> None:
     assert status(judge(few, 1, "cluttered-digits"), "pays") == "passed"
 
 
+@pytest.mark.parametrize(("num", "told"), [(1, "1 paired seed decides nothing"), (4, "4 paired seeds decide nothing")])
+def test_nothing_is_judged_on_a_handful_of_pairs_however_far_apart(num: int, told: str) -> None:
+    few = [row for row in ALL if row["train_seed"] < num]
+    for entry in judge(few, 1, "cluttered-digits"):
+        assert entry["status"] in ("not measured", "reported")
+    assert entry_of(judge(few, 1, "cluttered-digits"), "beats the reference")["why"] == told
+    enough = [row for row in ALL if row["train_seed"] < 5]
+    assert status(judge(enough, 1, "cluttered-digits"), "beats the untrained policy") == "passed"
+
+
+def test_one_encoder_has_no_interval(tmp_path: Path) -> None:
+    table = table_of([row for row in ALL if row["train_seed"] == 0], None)
+    assert {entry[name]["low"] for entry in table for name in ("linear", "knn", "quality")} == {None}
+    assert table[0]["difference"] == {"mean": pytest.approx(6.3), "low": None, "high": None}
+    draw(table, "validation", tmp_path / "one.png")
+    assert (tmp_path / "one.png").is_file()
+
+
 def test_bars_elsewhere_are_others() -> None:
     entries = judge(ALL, 1, "./photos")
     assert entry_of(entries, "beats the reference")["bar"] == "> 0 and >= +2.0"
