@@ -8,6 +8,7 @@
 Every set is compared twice with `taskrl compare`, from one store of cells: in breadth (every method, final runs as long
 as a search) and in depth (what is asked for the whole sum, final runs 1 and 5 times as long). A stopped study goes on
 when it is started again; one with fewer final encoders, or without depth, is a part of the whole: nothing is run twice.
+What earlier calls compared, other sets or the other part, stays on the page.
 The page says what it rests on. Settings: configs/pays.yaml. GTSRB, RSSCN7 and FSDD are opened once, at the end.
 """
 
@@ -18,21 +19,20 @@ from typing import Any
 import checkpoints
 import numpy as np
 import torch
-from measure import finish, parser
+from measure import RESULTS, finish, parser
+from pays_page import PARTS, kept, page
 
-from agents.compare.claims import claim_sentence
 from agents.compare.comparison import compare
 from agents.progress import Reporter
-from agents.summary import flops_text, interval_text
 from taskrl.config import ExperimentConfig, load_config
 from taskrl.data.dataset import Part
+from taskrl.folders import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS, PAGE = ROOT / "configs" / "pays.yaml", ROOT / "docs" / "results.md"
-CELLS = ROOT / "benchmarks" / "results" / "pays"
+CELLS, EARLIER = RESULTS / "pays", RESULTS / "does_it_pay.json"
 DEPTH = ("learned", "learned-argmax", "one-knob", "reference", "reference-total")
 LENGTHS = (1, 5)
-PARTS = {"breadth": "Every method, final runs as long as a search", "depth": "The whole sum"}
 ELSEWHERE = ["compare.searches=3", "compare.finals=4"]
 QUICK = ["predictor.width=8", "predictor.batch_size=16", "episode.steps_per_decision=1", "agent.episodes=8",
          "final.steps_per_decision=2", "compare.searches=2", "compare.finals=1"]  # fmt: skip
@@ -50,20 +50,21 @@ def main() -> None:
     options_parser.add_argument("--methods", type=lambda text: text.split(","), help="Of breadth; all, when left out.")
     options_parser.add_argument("--finals", type=int, help="Of each search; the settings' number, when left out.")
     options = options_parser.parse_args()
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {} if options.quick else earlier()
     for text in options.sets:
         name, _, path = text.partition("=")
         source = name if not path else subset(name, path, options.work)
-        found[name] = {part: result(name, source, part, options) for part in options.parts}
-    text = page(found)
+        for part in options.parts:
+            found.setdefault(name, {})[part] = kept(result(name, source, part, options))
     if not options.quick:
-        PAGE.write_text(text, encoding="utf-8")
+        PAGE.write_text(page(found), encoding="utf-8")
     verdicts = {name: next(iter(parts.values()))["verdict"] for name, parts in found.items()}
-    kept = ("claims", "break_even", "table", "verdict", "notes", "machine", "versions", "config")
-    details = {
-        name: {part: {key: one[key] for key in kept} for part, one in parts.items()} for name, parts in found.items()
-    }
-    finish(__file__, options, verdicts, {"sets": details})
+    finish(__file__, options, verdicts, {"sets": found})
+
+
+def earlier() -> dict[str, dict[str, Any]]:
+    """Comparisons of earlier calls, by set and part: they stay on the page."""
+    return read_json(EARLIER)["sets"] if EARLIER.is_file() else {}
 
 
 def configuration(name: str, source: str, part: str, options: argparse.Namespace) -> ExperimentConfig:
@@ -104,49 +105,6 @@ def _columns(part: Part, half: str) -> dict[str, Any]:
     images = part.inputs.take(torch.arange(len(part.inputs))).permute(0, 2, 3, 1).squeeze(-1).numpy()
     groups = {} if part.groups is None else {f"track_{half}": part.groups.numpy()}
     return {f"x_{half}": images, f"y_{half}": part.labels.numpy(), **groups}
-
-
-def page(found: dict[str, dict[str, Any]]) -> str:
-    """docs/results.md."""
-    lines = [
-        "# Does it pay? What we found",
-        "",
-        "Written by `benchmarks/does_it_pay.py`; settings in `configs/pays.yaml`, fixed before the first cell ran.",
-        "How each number is made: [compare.md](compare.md) and [protocol.md](protocol.md). Test images.",
-        "What we make of it: [what the study found](compare.md#what-the-study-found-so-far).",
-    ]
-    for name, parts in found.items():
-        lines += ["", f"## {name}", "", next(iter(parts.values()))["verdict"], ""]
-        for part, one in parts.items():
-            compare = one["config"]["compare"]
-            rests_on = f"{compare['searches']} searches, {compare['finals']} final encoders of each."
-            lines += [f"### {PARTS[part]}", "", rests_on, "", *_table(one["table"]), "", *_claims(one["claims"]), ""]
-        if "depth" in parts:
-            lines += [parts["depth"]["break_even"]["sentence"]]
-    return "\n".join(lines) + "\n"
-
-
-def _table(entries: list[dict[str, Any]]) -> list[str]:
-    rows = [
-        "| method | length | linear accuracy, % | minus `reference` | search | training |",
-        "|---|---|---|---|---|---|",
-    ]
-    for entry in entries:
-        cells = (
-            f"`{entry['method']}`",
-            f"{entry['length']}" if entry["length"] else "",
-            interval_text(entry["linear"], 1),
-            interval_text(entry["difference"], 1, "+"),
-            flops_text(entry["search_flops"]),
-            flops_text(entry["train_flops"]),
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def _claims(entries: list[dict[str, Any]]) -> list[str]:
-    """Those that this comparison could measure."""
-    return [f"- {claim_sentence(entry)}" for entry in entries if entry["strictest"] is not None]
 
 
 if __name__ == "__main__":

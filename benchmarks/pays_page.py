@@ -1,0 +1,88 @@
+"""docs/results.md: tables and claims out of the finished comparisons of benchmarks/does_it_pay.py."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agents.compare.claims import BENCH, CLAIMS, claim_sentence
+from agents.compare.table import pairs
+from agents.summary import flops_text, interval_text
+from taskrl.evaluation.statistics import hierarchical_bootstrap
+
+PARTS = {"breadth": "Every method, final runs as long as a search", "depth": "The whole sum"}
+OF_ROWS = ("method", "length", "number", "train_seed", "linear_accuracy")
+KEPT = ("claims", "break_even", "table", "verdict", "notes", "machine", "versions", "config")
+Comparison = Mapping[str, Any]
+
+
+def kept(result: Comparison) -> dict[str, Any]:
+    """What the page needs of a comparison's result, and what tells where it was measured."""
+    rows = [{name: row[name] for name in OF_ROWS} for row in result["rows"]]
+    return {**{name: result[name] for name in KEPT}, "rows": rows}
+
+
+def page(sets: Mapping[str, Mapping[str, Comparison]]) -> str:
+    """sets: comparisons by part, by the name of their data."""
+    lines = [
+        "# Does it pay? What we found",
+        "",
+        "Written by `benchmarks/does_it_pay.py`; settings in `configs/pays.yaml`, fixed before the first cell ran.",
+        "How each number is made: [compare.md](compare.md) and [protocol.md](protocol.md). Test images.",
+        "What we make of it: [what the study found](compare.md#what-the-study-found-so-far).",
+        "",
+    ]
+    for name, parts in sets.items():
+        lines += [f"## {name}", "", next(iter(parts.values()))["verdict"], ""]
+        for part, one in parts.items():
+            compare = one["config"]["compare"]
+            rests_on = f"{compare['searches']} searches, {compare['finals']} final encoders of each."
+            notes = [f"- **{note}**" for note in one["notes"]]
+            lines += [f"### {PARTS[part]}", "", rests_on, "", *_table(one["table"]), ""]
+            lines += [*notes, *_claims(one["claims"]), ""]
+        if "depth" in parts:
+            lines += [parts["depth"]["break_even"]["sentence"], ""]
+    elsewhere = [parts["breadth"] for name, parts in sets.items() if name != BENCH and "breadth" in parts]
+    return "\n".join([*lines, *_overall(elsewhere)]).rstrip("\n") + "\n"
+
+
+def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        "| method | length | linear accuracy, % | minus `reference` | search | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        cells = (
+            " ".join([f"`{entry['method']}`", entry["mark"]]).strip(),
+            f"{entry['length']}" if entry["length"] else "",
+            interval_text(entry["linear"], 1),
+            interval_text(entry["difference"], 1, "+"),
+            flops_text(entry["search_flops"]),
+            flops_text(entry["train_flops"]),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def _claims(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Those that this comparison could measure."""
+    return [f"- {claim_sentence(entry)}" for entry in entries if entry["strictest"] is not None]
+
+
+def _overall(comparisons: Sequence[Comparison]) -> list[str]:
+    """The claims in the mean over sets: sets are resampled, then searches (seeds where neither method searches)."""
+    told = []
+    for claim in CLAIMS:
+        for theirs in claim.theirs:
+            gaps = [found for one in comparisons if (found := _gaps(one, claim.ours, theirs))]
+            if len(gaps) > 1:
+                gap = interval_text(vars(hierarchical_bootstrap(gaps)), 1, "+")
+                told.append(f"- {claim.name}: `{claim.ours}` minus `{theirs}` {gap} points, {len(gaps)} sets.")
+    heading = [f"## In the mean over sets other than {BENCH}", "", "At length 1.", ""]
+    return [*heading, *told] if told else []
+
+
+def _gaps(one: Comparison, ours: str, theirs: str) -> list[float]:
+    """The mean difference of every search, of every seed where there is none; empty where it was not measured."""
+    groups = [
+        [a["linear_accuracy"] - b["linear_accuracy"] for a, b in found] for found in pairs(one["rows"], ours, theirs, 1)
+    ]
+    return groups[0] if len(groups) == 1 else [sum(group) / len(group) for group in groups]
