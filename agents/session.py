@@ -15,6 +15,8 @@ from envs.workers import open_pool
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig, flatten
 from taskrl.data.dataset import RawDataset
+from taskrl.data.fingerprint import images_fingerprint
+from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, typed
 from taskrl.initial import initial_encoder
 from taskrl.run_folder import RunFolder, write_result
@@ -51,6 +53,28 @@ def preparation_of(run: RunFolder) -> Preparation:
     """What was measured when the run began; nothing for a run of an earlier version."""
     file = preparation_file(run)
     return Preparation.from_json(read_json(file)) if file.is_file() else NOTHING
+
+
+def images_file(run: RunFolder) -> Path:
+    """Where a run keeps the fingerprint of its images."""
+    return run.checkpoints / "images.json"
+
+
+def keep_images(run: RunFolder, assembled: Assembled) -> None:
+    """Write down which images the run is about."""
+    write_result(images_file(run), {"fingerprint": images_fingerprint(assembled.splits)})
+
+
+def check_images(run: RunFolder, assembled: Assembled) -> None:
+    """Raises RunFolderError where images or labels are others than the run began with."""
+    file = images_file(run)
+    if not file.is_file():  # a run of an earlier version
+        return
+    if read_json(file).get("fingerprint") != images_fingerprint(assembled.splits):
+        raise RunFolderError(
+            f"The images or labels of {assembled.config.data.source!r} are others than {str(run.path)!r} began with; "
+            f"put those back, or start a new run. To go on all the same, remove {str(file)!r}."
+        )
 
 
 @contextmanager

@@ -27,8 +27,10 @@ from agents.results import StoredFinal, finish
 from agents.schedule import SCHEDULE
 from agents.session import (
     Session,
+    check_images,
     data_notes,
     decision_metrics,
+    keep_images,
     open_session,
     preparation_file,
     preparation_of,
@@ -67,6 +69,7 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     if applied:
         _keep_policy(run, Path(applied.source))
     write_result(preparation_file(run), preparation.to_json())
+    keep_images(run, assembled)
     return _carry_on(run, dataset, assembled, reporter)
 
 
@@ -82,6 +85,7 @@ def resume(path: Path, reporter: Reporter) -> RunFolder:
             "taskrl pretrain command again."
         )
     dataset, assembled = prepare(run.config())
+    check_images(run, assembled)
     _say_data(assembled, reporter)
     return _carry_on(run, dataset, assembled, reporter)
 

@@ -8,18 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import torch
-
 from agents.catalogue import AGENTS
-from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.errors import RunFolderError
 from taskrl.folders import fingerprint, new_folder, read_json, write_atomically
-from taskrl.types import Inputs
 
 CELL_VERSION = 1
 CELL_FILE = "cell.json"
-NUM_LOOKED_AT = 64
 OF_DATA = {"source", "image_size", "groups", "use_labels", "split_seed"}
 OF_PROBE = {"probe", "goal", "labels_per_class", "num_folds", "panel_images"}
 
@@ -104,7 +99,7 @@ class Store:
 
 
 def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
-    """What decides any encoder and how it is measured. data: `data_fingerprint`."""
+    """What decides any encoder and how it is measured. data: `images_fingerprint`."""
     begun = {} if config.predictor.init else {"init_sha256"}  # cells of fresh encoders keep the names they had
     return {
         "data": config.data.model_dump(include=OF_DATA),
@@ -127,27 +122,6 @@ def search_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
         "agent": config.agent.model_dump() | ({"version": version} if version > 1 else {}),
         "batched": config.envs == "batched",
     }
-
-
-def data_fingerprint(assembled: Assembled) -> str:
-    """SHA-256 over sizes, labels and some images of every role but the test images."""
-    digest = hashlib.sha256()
-    splits = assembled.splits
-    for inputs, labels in (
-        (splits.pretraining.inputs, splits.fitting.labels if splits.fitting else None),
-        (splits.probe.inputs, splits.probe.labels),
-        (splits.validation.inputs, splits.validation.labels),
-    ):
-        digest.update(str((len(inputs), inputs.sample_shape)).encode())
-        digest.update(_some(inputs).numpy().tobytes())
-        if labels is not None:
-            digest.update(labels.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _some(inputs: Inputs) -> torch.Tensor:
-    """Images all over the set."""
-    return inputs.take(torch.arange(0, len(inputs), max(1, len(inputs) // NUM_LOOKED_AT)))
 
 
 def _text(cell: Cell, content: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from agents.catalogue import AGENTS, algorithm_settings
-from agents.compare.cells import Store, data_fingerprint
+from agents.compare.cells import Store
 from agents.compare.cost import budget_seconds, check_budget, forecast
 from agents.compare.folder import ComparisonFolder
 from agents.compare.methods import AGENT, Method, chosen_methods
@@ -30,6 +30,7 @@ from envs.pool import Pool
 from envs.workers import open_pool
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
+from taskrl.data.fingerprint import images_fingerprint
 from taskrl.machine import machine, versions
 from taskrl.tuning import threads
 
@@ -52,7 +53,7 @@ def compare(
     labelled = assembled.splits.probe.labels is not None
     methods = chosen_methods(assembled.config, labelled=labelled, num_channels=shape[0])
     _check(assembled, methods)
-    plan = Plan(assembled, methods, data_fingerprint(assembled))
+    plan = Plan(assembled, methods, images_fingerprint(assembled.splits))
     store = Store((cells or folder.cells).absolute())
     expected = forecast(plan, store)
     for note in (*data_notes(assembled), f"Methods: {', '.join(method.name for method in methods)}."):

@@ -18,6 +18,7 @@ from agents.inspection.why_of_run import plain_answer
 from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.schedule import row_at
+from agents.session import check_images
 from envs.host import WorkerSetup
 from envs.workers import open_pool
 from taskrl.assemble import Assembled, task_space
@@ -73,6 +74,7 @@ def counterfactuals(path: Path, request: CounterfactualRequest, reporter: Report
     final = config.final
     starts = starts_of(request.at, final.decisions)
     dataset, assembled = prepare(config)
+    check_images(run, assembled)
     check_generator(assembled, Generator(name="learned", source=str(run.policy)))
     space = task_space(config, assembled.splits.pretraining.inputs.sample_shape)
     alternatives = alternatives_of(space, request.choices)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import agents.policy_search
@@ -122,6 +123,29 @@ def test_a_damaged_checkpoint_stops_resume_with_one_sentence(name: str, stopped:
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: ") and name in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
+    file, out = tmp_path / "set.npz", tmp_path / "run"
+    rng = np.random.default_rng(0)
+    images = {"x_train": rng.integers(0, 256, (80, 8, 8), dtype=np.uint8), "y_train": np.arange(80) % 2}
+    np.savez(file, **images)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, agents.policy_search.SearchLog, "add", 1)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(data__source=str(file)), out, quiet())
+    before = snapshot(out)
+    for changed in ({"x_train": 255 - images["x_train"]}, {"y_train": 1 - images["y_train"]}):
+        np.savez(file, **(images | changed))
+        result = taskrl("resume", out)
+        assert result.exit_code == 2 and "are others than" in result.stderr and "put those back" in result.stderr
+        assert snapshot(out) == before
+    np.savez(file, **images)
+    resume(out, quiet())
+    assert len(rows_of(RunFolder(out))) > 0
+    np.savez(file, **(images | {"x_train": 255 - images["x_train"]}))
+    result = taskrl("inspect", out, "--counterfactuals")
+    assert result.exit_code == 2 and "are others than" in result.stderr
 
 
 def test_a_damaged_result_of_an_encoder_is_named(stopped: Path) -> None:
