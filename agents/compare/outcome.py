@@ -129,7 +129,7 @@ def _exported(folder: ComparisonFolder) -> dict[str, Any] | None:
     if not (folder.run.result_file.is_file() and folder.run.encoder.is_dir()):
         return None
     try:
-        found = _result_of(folder)["encoder"]
+        found = _result_of(folder).get("encoder")
     except RunFolderError:  # it is written anew in a moment
         return None
     return found if isinstance(found, dict) else None
@@ -159,7 +159,7 @@ def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Repor
         uri=tracking["uri"] or None,
         experiment=tracking["experiment"],
         run_name=run.path.name,
-        run_id=read_json(note).get("run_id") if note.is_file() else None,
+        run_id=_run_id(note),
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
     )
     status = "FAILED"
@@ -176,6 +176,15 @@ def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Repor
         finally:
             if tracker.run_id:
                 write_result(note, {"run_id": tracker.run_id})
+
+
+def _run_id(note: Path) -> str | None:
+    """Of the run that an earlier sitting recorded; None where there is none, or where its note is damaged."""
+    try:
+        found = read_json(note).get("run_id")
+    except RunFolderError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _record_method(tracker: Tracker, name: str, result: Mapping[str, Any]) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 import agents.compare.comparison
 import agents.compare.methods
-from agents.compare.cells import Store
+from agents.compare.cells import Cell, Store
 from agents.compare.comparison import compare
 from agents.compare.cost import budget_seconds
-from agents.compare.methods import catalogue, split_names
+from agents.compare.methods import catalogue, chosen_methods, split_names
 from agents.vector import LockstepVecEnv
 from taskrl import mlflow_store
 from taskrl.config import load_config
@@ -221,9 +221,30 @@ def test_a_damaged_result_is_written_anew_and_foreign_files_stay(compared: Path,
         (out / "result.json").write_text(text)
         outcome = taskrl("inspect", out)
         assert outcome.exit_code == 2 and "same taskrl compare command" in outcome.stderr, outcome.output
+    (out / "result.json").write_text('{"format_version": 1, "kind": "comparison"}')
+    (out / "checkpoints" / "tracking.json").write_text("{")
     compare(tiny_config(**OPTIONS), out, quiet())
     assert rows_of(out) == rows and (out / "encoder").is_dir()
     assert (out / "encoder-notes.txt").read_text() == "mine" and (out / "encoder-mine").is_dir()
+
+
+def test_an_encoder_that_an_earlier_verdict_chose_is_not_shown_as_this_ones(compared: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "copy", io.StringIO()
+    shutil.copytree(compared, out)
+    compare(tiny_config(**(OPTIONS | {"compare__methods": ["random"]})), out, quiet(said))
+    assert "no encoder is exported" in said.getvalue() and "Encoder:" not in said.getvalue()
+
+
+def test_of_two_comparisons_that_end_a_search_at_once_the_first_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cell, found = Store(tmp_path / "cells"), Cell("search", {"kind": "static"}), tmp_path / "schedule.yaml"
+    found.write_text("tasks: []")
+    store.write_search(cell, {"flops": 1}, found)
+    answers = iter([False])  # it was not there when the second one looked
+    monkeypatch.setattr(Store, "has", lambda self, cell: next(answers, True))
+    store.write_search(cell, {"flops": 2}, found)
+    assert store.read(cell)["flops"] == 1
 
 
 @pytest.mark.parametrize("cells", ["file.txt", "file.txt/cells"])
@@ -348,6 +369,15 @@ def test_the_constant_recipe_is_listed_where_the_package_has_one(
         file.write_text(damage)
         with pytest.raises(ConfigError, match="no recipe for colour images"):
             catalogue(load_config(), 3)
+
+
+def test_a_recipe_of_another_reference_is_left_out_of_the_default() -> None:
+    config = load_config(given={"tasks.objectives": ["rotation"]})
+    names = {method.name for method in chosen_methods(config, labelled=True, num_channels=1)}
+    assert "rotation" in names and not names & {"constant", "hard-views"}
+    named = load_config(given={"tasks.objectives": ["rotation"], "compare.methods": ["constant"]})
+    with pytest.raises(ConfigError, match="'constant' cannot be compared here: the reference recipe is not contrast"):
+        chosen_methods(named, labelled=True, num_channels=1)
 
 
 def test_the_default_is_every_method_that_the_data_allow() -> None:
