@@ -212,6 +212,19 @@ def test_a_comparison_without_its_record_says_how_to_keep_its_cells(compared: Pa
             compare(tiny_config(**OPTIONS), out, quiet())
 
 
+def test_a_comparison_does_not_go_on_with_settings_that_nobody_asked_for(compared: Path, tmp_path: Path) -> None:
+    shutil.copytree(compared, tmp_path / "copy")
+    file = tmp_path / "copy" / "config.yaml"
+    kept = file.read_text()
+    for text, told in (
+        (kept.replace("width: 8", "width: 12"), "predictor.width is 12 there, this comparison was begun with 8"),
+        ("", "begun with"),
+    ):
+        file.write_text(text)
+        with pytest.raises(RunFolderError, match=told):
+            compare(tiny_config(**OPTIONS), tmp_path / "copy", quiet())
+
+
 def test_a_damaged_result_is_written_anew_and_foreign_files_stay(compared: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "copy", rows_of(compared)
     shutil.copytree(compared, out)
