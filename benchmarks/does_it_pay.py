@@ -49,7 +49,7 @@ def main() -> None:
     options_parser.add_argument("--workers", type=int, default=2)
     options_parser.add_argument("--cells", type=Path, default=CELLS)
     options_parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    options_parser.add_argument("--methods", type=lambda text: text.split(","), help="Of breadth; all, when left out.")
+    options_parser.add_argument("--methods", type=lambda text: text.split(","), help="Left out: all, or DEPTH.")
     options_parser.add_argument("--finals", type=int, help="Of each search; the settings' number, when left out.")
     options = options_parser.parse_args()
     found: dict[str, dict[str, Any]] = {} if options.quick else earlier()
@@ -91,9 +91,10 @@ def configuration(name: str, source: str, part: str, options: argparse.Namespace
     if name == "gtsrb":
         given["data.groups"] = "track"
     if part == "depth":
-        given |= {"compare.methods": list(DEPTH), "compare.lengths": list(LENGTHS)}
-    elif options.methods or options.quick:
-        given["compare.methods"] = options.methods or QUICK_METHODS
+        given["compare.lengths"] = list(LENGTHS)
+    methods = options.methods or (list(DEPTH) if part == "depth" else QUICK_METHODS if options.quick else None)
+    if methods is not None:
+        given["compare.methods"] = methods
     return load_config(SETTINGS, overrides, given)
 
 

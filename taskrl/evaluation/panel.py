@@ -1,8 +1,9 @@
-"""The label-free panel: several questions that no played task trains, combined by weights learned on simulated sets.
+"""The label-free panel: several questions that no played task trains, combined by fixed weights.
 
 A question shows inputs to the frozen encoder and asks for targets that are known by construction; the answer is
-cross-fitted ridge R2. Statistics of the features themselves stand beside the questions. Weights, scales and bounds come
-from `calibration.json`, which a program in benchmarks/ writes from simulated data sets only.
+cross-fitted ridge R2. Statistics of the features themselves stand beside the questions. `calibration.json`, which a
+program in benchmarks/ writes, has the weights, chosen by hand on the development sets, and the scales and bounds, from
+simulated data sets (docs/reward.md).
 """
 
 import json
@@ -88,7 +89,7 @@ class Part:
 
 @cache
 def calibration() -> Mapping[str, Any]:
-    """What was learned on simulated sets, as stored."""
+    """The weights, scales and bounds, as stored."""
     return dict(json.loads(CALIBRATION_FILE.read_text(encoding="utf-8")))
 
 
