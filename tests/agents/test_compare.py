@@ -11,7 +11,7 @@ import pytest
 
 import agents.compare.comparison
 import agents.compare.methods
-from agents.compare.cells import Cell, Store
+from agents.compare.cells import Store
 from agents.compare.comparison import compare
 from agents.compare.cost import budget_seconds
 from agents.compare.methods import catalogue, chosen_methods, split_names
@@ -246,18 +246,6 @@ def test_an_encoder_that_an_earlier_verdict_chose_is_not_shown_as_this_ones(comp
     shutil.copytree(compared, out)
     compare(tiny_config(**(OPTIONS | {"compare__methods": ["random"]})), out, quiet(said))
     assert "no encoder is exported" in said.getvalue() and "Encoder:" not in said.getvalue()
-
-
-def test_of_two_comparisons_that_end_a_search_at_once_the_first_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, cell, found = Store(tmp_path / "cells"), Cell("search", {"kind": "static"}), tmp_path / "schedule.yaml"
-    found.write_text("tasks: []")
-    store.write_search(cell, {"flops": 1}, found)
-    answers = iter([False])  # it was not there when the second one looked
-    monkeypatch.setattr(Store, "has", lambda self, cell: next(answers, True))
-    store.write_search(cell, {"flops": 2}, found)
-    assert store.read(cell)["flops"] == 1
 
 
 @pytest.mark.parametrize("cells", ["file.txt", "file.txt/cells"])
