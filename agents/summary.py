@@ -134,9 +134,10 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
 
 def pixel_notes(entries: Sequence[Mapping[str, Any]], data: DataConfig) -> list[str]:
     """What to say where no encoder of a table, a run's or a comparison's, reaches raw pixels."""
-    means = {str(entry.get("generator") or entry.get("method")): entry["linear"] for entry in entries}
-    pixels = means.pop(PIXELS, None)
-    trained = [linear["mean"] for name, linear in means.items() if linear is not None and name not in FLOORS]
+    found = [(str(entry.get("generator") or entry.get("method")), entry["linear"]) for entry in entries]
+    pixels = next((linear for name, linear in found if name == PIXELS), None)
+    # a comparison has an entry for each length of a method
+    trained = [linear["mean"] for name, linear in found if linear is not None and name not in (PIXELS, *FLOORS)]
     if pixels is None or not trained or max(trained) >= pixels["mean"]:
         return []
     told = (

@@ -24,15 +24,17 @@ from pays_page import PARTS, kept, page
 
 from agents.compare.comparison import compare
 from agents.progress import Reporter
-from taskrl.config import ExperimentConfig, load_config
+from taskrl.config import ExperimentConfig, flatten, load_config, read_yaml
 from taskrl.data.dataset import Part
-from taskrl.folders import read_json
+from taskrl.errors import ConfigError
+from taskrl.folders import new_file, read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS, PAGE = ROOT / "configs" / "pays.yaml", ROOT / "docs" / "results.md"
 CELLS, EARLIER = RESULTS / "pays", RESULTS / "does_it_pay.json"
 DEPTH = ("learned", "learned-argmax", "one-knob", "reference", "reference-total")
 LENGTHS = (1, 5)
+OF_CALL = ("compare.", "workers")  # what calls may differ in
 ELSEWHERE = ["compare.searches=3", "compare.finals=4"]
 QUICK = ["predictor.width=8", "predictor.batch_size=16", "episode.steps_per_decision=1", "agent.episodes=8",
          "final.steps_per_decision=2", "compare.searches=2", "compare.finals=1"]  # fmt: skip
@@ -63,8 +65,21 @@ def main() -> None:
 
 
 def earlier() -> dict[str, dict[str, Any]]:
-    """Comparisons of earlier calls, by set and part: they stay on the page."""
-    return read_json(EARLIER)["sets"] if EARLIER.is_file() else {}
+    """Comparisons of earlier calls, by set and part: they stay on the page. Raises ConfigError where they had other
+    settings, which the page would pass over.
+    """
+    found: dict[str, dict[str, Any]] = read_json(EARLIER)["sets"] if EARLIER.is_file() else {}
+    settings = {key: value for key, value in flatten(read_yaml(SETTINGS)).items() if not key.startswith(OF_CALL)}
+    for name, parts in found.items():
+        for part, one in parts.items():
+            had = flatten(one["config"])
+            other = [key for key, value in settings.items() if had.get(key) != value]
+            if other:
+                raise ConfigError(
+                    f"{EARLIER.name} holds {name} ({part}) with {other[0]}={had.get(other[0])!r}, and {SETTINGS.name} "
+                    f"has {settings[other[0]]!r}; move the file away, or put the settings back."
+                )
+    return found
 
 
 def configuration(name: str, source: str, part: str, options: argparse.Namespace) -> ExperimentConfig:
@@ -96,8 +111,8 @@ def subset(name: str, path: str, work: Path) -> str:
     if not target.is_file():
         dataset = checkpoints.dataset_of(name, path)
         assert dataset.test is not None
-        work.mkdir(parents=True, exist_ok=True)
-        np.savez(target, **_columns(dataset.train, "train"), **_columns(dataset.test, "test"))
+        with new_file(target) as draft:  # half a file would be taken for the set
+            np.savez(draft, **_columns(dataset.train, "train"), **_columns(dataset.test, "test"))
     return str(target)
 
 

@@ -119,6 +119,11 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
             f"{dataset.name} leaves {len(splits.pretraining.inputs)} pretraining images, fewer than one batch of "
             f"{config.predictor.batch_size}; set predictor.batch_size lower or give more images."
         )
+    if splits.fitting is not None and len(splits.fitting.labels.unique()) < 2:
+        raise DataError(
+            f"All pretraining and probe images of {dataset.name} are of one class, so that no classifier can be fitted "
+            "to them; give more classes or more groups, or pass --no-labels."
+        )
     statistics = channel_statistics(splits.pretraining.inputs)
     config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape)
     _, encoder_config = _encoder(config, shape, statistics, seed=0)

@@ -89,13 +89,17 @@ class Store:
             return
         self.make()
         paths = sorted(source.iterdir()) if source.is_dir() else [source]
-        with new_folder(self.place(cell)) as draft:
-            target = draft / source.name if source.is_dir() else draft
-            target.mkdir(exist_ok=True)
-            for path in paths:
-                (target / path.name).write_bytes(path.read_bytes())
-            files = {str((target / path.name).relative_to(draft)): fingerprint(path) for path in paths}
-            (draft / CELL_FILE).write_text(_text(cell, {**content, "files": files}), encoding="utf-8")
+        try:
+            with new_folder(self.place(cell)) as draft:
+                target = draft / source.name if source.is_dir() else draft
+                target.mkdir(exist_ok=True)
+                for path in paths:
+                    (target / path.name).write_bytes(path.read_bytes())
+                files = {str((target / path.name).relative_to(draft)): fingerprint(path) for path in paths}
+                (draft / CELL_FILE).write_text(_text(cell, {**content, "files": files}), encoding="utf-8")
+        except RunFolderError:
+            if not self.has(cell):  # the other was faster by less than writing takes
+                raise
 
 
 def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:

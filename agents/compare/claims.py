@@ -8,6 +8,7 @@ from typing import Any
 from agents.compare.methods import REFERENCE_TOTAL
 from agents.compare.table import (
     ACCURACY,
+    QUALITY,
     Row,
     difference,
     pairs,
@@ -15,7 +16,7 @@ from agents.compare.table import (
     validated_by,
 )
 from agents.final import SUPERVISED, UNTRAINED
-from agents.summary import LEARNED, REFERENCE, interval_text, measured_by
+from agents.summary import LEARNED, REFERENCE, ends_of, interval_text, measured_by
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 
 BENCH = "cluttered-digits"
@@ -51,7 +52,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """ours against the best of theirs, at equal `compute` ("training" or "total"). bench: the bar on cluttered digits;
+    """ours against each of theirs, at equal `compute` ("training" or "total"). bench: the bar on cluttered digits;
     elsewhere: on other data. goal: a higher one, only reported.
     """
 
@@ -143,30 +144,39 @@ CLAIMS = (
 
 
 def judge(rows: Sequence[Row], length: int, data: str) -> list[dict[str, Any]]:
-    """Every claim at one length: numbers against each opponent, the strictest one's, and passed, failed, not measured
-    or reported. Without labels the unit is quality, and bars in points are bars at 0.
+    """Every claim at one length: numbers against each opponent, the strictest one's name, and passed, failed, not
+    measured or reported. The bar has to be held against each opponent. Without labels the unit is quality, and bars in
+    points are bars at 0.
     """
     return [_judged(claim, rows, length, claim.bench if data == BENCH else claim.elsewhere) for claim in CLAIMS]
 
 
 def break_even(rows: Sequence[Row], lengths: Sequence[int]) -> dict[str, Any]:
     """The length of the final run from which on the learned policy, its search paid, reaches the reference that trains
-    for the whole sum: by linear interpolation over the logarithm of the measured lengths.
+    for the whole sum: by linear interpolation over the logarithm of the measured lengths. The sentence says how sure
+    the leads are that it rests on.
     """
     found = {length: _whole(rows, length) for length in sorted(set(lengths))}
     known = [(length, gap.mean) for length, gap in found.items() if gap is not None]
+    leads = {length: _lead(rows, gap, length) for length, gap in found.items() if gap is not None}
     if not known:
         return {"length": None, "sentence": f"Break-even: not measured (it needs {LEARNED} and {REFERENCE_TOTAL})."}
     gaps = {"gaps": {str(length): gap for length, gap in known}}
     behind = [index for index, (_, gap) in enumerate(known) if gap < 0]
     if not behind:
-        sentence = f"Break-even: at the shortest final run measured ({known[0][0]}x) or before."
+        first = known[0][0]
+        sentence = (
+            f"Break-even: at the shortest final run measured ({first}x) or before; the lead there is {leads[first]}."
+        )
         return {**gaps, "length": known[0][0], "sentence": sentence}
     if behind[-1] == len(known) - 1:
-        return {**gaps, "length": None, "sentence": f"Break-even: not up to final runs of {known[-1][0]}x."}
+        last = known[-1][0]
+        sentence = f"Break-even: not up to final runs of {last}x; the lead there is {leads[last]}."
+        return {**gaps, "length": None, "sentence": sentence}
     (below, low), (above, high) = known[behind[-1]], known[behind[-1] + 1]
     length = math.exp(math.log(below) + (math.log(above) - math.log(below)) * -low / (high - low))
-    sentence = f"Break-even: at final runs of about {length:.1f}x (between {below}x and {above}x)."
+    between = f"between {below}x, where the lead is {leads[below]}, and {above}x, where it is {leads[above]}"
+    sentence = f"Break-even: at final runs of about {length:.1f}x ({between})."
     return {**gaps, "length": round(length, 3), "sentence": sentence}
 
 
@@ -175,17 +185,20 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
     if not rows_of(rows, LEARNED, length):
         return None, "No learned policy was compared: no verdict, and no encoder is exported."
     column = validated_by(rows)
-    labelled = column != "quality"
+    labelled = column != QUALITY
     digits, unit = (1, "points of linear accuracy on validation images") if labelled else (3, "of quality (no labels)")
     gap = difference(rows, LEARNED, REFERENCE, length, by=column)
     if gap is None:
         return REFERENCE, "The learned policy has no measured quality; the reference's encoder is exported."
-    num = sum(len(group) for group in pairs(rows, LEARNED, REFERENCE, length))
+    num = _num_pairs(rows, LEARNED, REFERENCE, length)
     text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {unit}, {num} paired encoders"
     if num == 1:
         return REFERENCE, f"One pair of encoders decides nothing ({gap.mean:+.{digits}f}). The reference's is exported."
+    few = _too_few(num, gap.mean if labelled else None)
+    if few and (gap.low > 0 or gap.high < 0):
+        return REFERENCE, f"The learned policy is not judged, since {few}: {text}. The reference's encoder is exported."
     if gap.low > 0:
-        said = "The learned policy beats the reference recipe at equal training compute"
+        said = f"The learned policy beats the reference recipe {_at_compute(rows, length)}"
         return LEARNED, f"{said}: {text}. Its encoder is exported.{_better(rows, length, column, digits)}"
     relation = "is worse than" if gap.high < 0 else "is not shown to differ from"
     said = f"The learned policy {relation} the reference recipe"
@@ -195,8 +208,12 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
 def _better(rows: Sequence[Row], length: int, column: str, digits: int) -> str:
     """What beats the learned policy on the same images, as a sentence; empty where nothing does."""
     others = {row["method"] for row in rows} - {LEARNED, REFERENCE, REFERENCE_TOTAL, SUPERVISED, UNTRAINED}
-    gaps = {name: difference(rows, name, LEARNED, length, by=column) for name in others}
-    found = {name: gap for name, gap in gaps.items() if gap is not None and gap.low > 0}
+    found = {}
+    for name in others:
+        gap = difference(rows, name, LEARNED, length, by=column)
+        points = gap.mean if gap and column != QUALITY else None
+        if gap and gap.low > 0 and not _too_few(_num_pairs(rows, name, LEARNED, length), points):
+            found[name] = gap
     if not found:
         return ""
     named = [
@@ -221,25 +238,50 @@ def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[st
         "compute": claim.compute,
         "bar": bar.text(),
         "unit": ("% of the error" if bar.kind == CUT else "points") if labelled else "quality",
-        "against": {name: {**vars(gap), "compute": _compute(rows, claim, name, length)} for name, gap in known.items()},
+        "against": {
+            name: {
+                **ends_of(gap, _num_pairs(rows, claim.ours, name, length)),
+                "compute": _compute(rows, claim, name, length),
+            }
+            for name, gap in known.items()
+        },
         "without": [name for name in (claim.ours, *claim.theirs) if not rows_of(rows, name, length)],
     }
     if not known:
-        return {**entry, "strictest": None, "status": OPEN, "why": "nothing to compare", "goal": None}
-    strictest = min(known, key=lambda name: known[name].mean)
-    if bar.kind == NO_GAIN:
-        strictest = max(known, key=lambda name: known[name].mean)
-    gap = known[strictest]
-    num = sum(len(group) for group in pairs(rows, claim.ours, strictest, length))
-    status, why = PASSED if bar.holds(gap) else FAILED, ""
+        return {**entry, "strictest": None, "status": OPEN, "why": _why_nothing(bar), "goal": None}
+    strictest = _strictest(bar, known)
+    status, why = PASSED if bar.holds(known[strictest]) else FAILED, ""
+    points = difference(rows, claim.ours, strictest, length) if labelled else None  # also where the bar is in percent
+    few = _too_few(_num_pairs(rows, claim.ours, strictest, length), points.mean if points else None)
     if bar.kind == REPORT:
         status = REPORTED
-    elif num < FEWEST_PAIRS:
-        status, why = OPEN, f"{num} paired {'seed decides' if num == 1 else 'seeds decide'} nothing"
-    elif labelled and bar.kind != CUT and abs(gap.mean) < 1 and num < FEWEST_FOR_LITTLE:
-        status, why = OPEN, f"{num} paired seeds decide nothing this small"
-    reached = None if goal is None or status == OPEN else goal.holds(gap)
+    elif few:
+        status, why = OPEN, few
+    reached = None if goal is None or status == OPEN else all(goal.holds(gap) for gap in known.values())
     return {**entry, "strictest": strictest, "status": status, "why": why, "goal": reached}
+
+
+def _strictest(bar: Bar, known: Mapping[str, Interval]) -> str:
+    """The opponent that decides: of those against which the bar is not held, else of all, the one ahead by most."""
+    lost = [name for name, gap in known.items() if not bar.holds(gap)] or list(known)
+    worst = max if bar.kind == NO_GAIN else min
+    return worst(lost, key=lambda name: known[name].mean)
+
+
+def _too_few(num: int, points: float | None) -> str:
+    """Why so many paired seeds decide nothing, empty where they do. points: of accuracy between the two; None for
+    quality.
+    """
+    if num < FEWEST_PAIRS:
+        return f"{num} paired {'seed decides' if num == 1 else 'seeds decide'} nothing"
+    if points is not None and abs(points) < 1 and num < FEWEST_FOR_LITTLE:
+        return f"{num} paired seeds decide nothing this small"
+    return ""
+
+
+def _why_nothing(bar: Bar) -> str:
+    """Why there is no number, for a claim whose methods are all there."""
+    return "the opponent makes no errors to cut" if bar.kind == CUT else "a value is missing"
 
 
 def _gap(bar: Bar, rows: Sequence[Row], ours: str, theirs: str, length: int) -> Interval | None:
@@ -260,6 +302,24 @@ def _compute(rows: Sequence[Row], claim: Claim, theirs: str, length: int) -> flo
         for name in (claim.ours, theirs)
     )
     return round(ours / others, 3)
+
+
+def _at_compute(rows: Sequence[Row], length: int) -> str:
+    """With how much training the learned policy's encoders were compared: those that stop early have another length."""
+    ours, theirs = (_mean([row["train_flops"] for row in rows_of(rows, name, length)]) for name in (LEARNED, REFERENCE))
+    equal = abs(ours / theirs - 1) <= ABOUT_EQUAL
+    return "at equal training compute" if equal else f"with {ours / theirs:.2f} times its training compute"
+
+
+def _num_pairs(rows: Sequence[Row], ours: str, theirs: str, length: int) -> int:
+    return sum(len(group) for group in pairs(rows, ours, theirs, length))
+
+
+def _lead(rows: Sequence[Row], gap: Interval, length: int) -> str:
+    """The learned policy's, its search paid, with its interval and unit."""
+    labelled = measured_by(rows) == ACCURACY
+    ends = ends_of(gap, _num_pairs(rows, LEARNED, REFERENCE_TOTAL, length))
+    return f"{interval_text(ends, 1 if labelled else 3, '+')} {'points' if labelled else 'of quality'}"
 
 
 def _without_points(bar: Bar) -> Bar:

@@ -83,12 +83,26 @@ class ComparisonFolder:
                     f"{now.get(key)!r} here); name another --out."
                 )
         config = self.run.config()
+        self._check_settled(now, decisive(config))
         changes: dict[str, Any] = {name: getattr(asked, name) for name in FREE[""]}
         for section in ("data", "final"):
             given = getattr(asked, section)
             free = {name: getattr(given, name) for name in FREE[section]}
             changes[section] = getattr(config, section).model_copy(update=free)
         return config.model_copy(update=changes)
+
+    def _check_settled(self, asked: dict[str, Any], kept: dict[str, Any]) -> None:
+        """Raises RunFolderError where config.yaml is not what was asked with its open keys settled: it was edited, or
+        lost its end, and what it says now would run under the old command.
+        """
+        begun_from = asked["predictor.init"]  # says itself what its encoder is
+        for key, value in asked.items():
+            is_open = value == "auto" or (begun_from and key.startswith("predictor."))
+            if not is_open and kept.get(key) != value:
+                raise RunFolderError(
+                    f"{str(self.run.config_file)!r} was changed ({key} is {kept.get(key)!r} there, this comparison was "
+                    f"begun with {value!r}); put it back, or name another --out and give --cells {typed(self.cells)}."
+                )
 
     def check_data(self, data: str) -> None:
         """Raises RunFolderError when the images are others than in the first sitting."""

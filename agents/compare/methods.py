@@ -16,6 +16,7 @@ from taskrl.errors import ConfigError, unknown_name
 
 CONSTANT_FILE = Path(__file__).with_name("constant.yaml")
 CONTRASTIVE = "contrastive"
+CONSTANT = "constant"
 AGENT, PRIOR = "agent", "prior"
 REFERENCE_TOTAL = "reference-total"
 PPO: dict[str, Any] = {"agent.name": "ppo", "agent.learning_rate": None, "agent.options": {}}
@@ -126,7 +127,7 @@ def _constant(num_channels: int) -> list[Method]:
         recipe = yaml.safe_load(CONSTANT_FILE.read_text(encoding="utf-8"))[kind]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"{CONSTANT_FILE} holds no recipe for {kind} images; install taskrl again.") from error
-    return [Method(name="constant", source=f"{FIXED}{recipe}")]
+    return [Method(name=CONSTANT, source=f"{FIXED}{recipe}")]
 
 
 def _alone(config: ExperimentConfig, objective: str) -> str:
@@ -140,7 +141,8 @@ def _impossible(method: Method, config: ExperimentConfig, labelled: bool) -> str
         return "it needs labels"
     if method.name in IN_GROUPS and config.agent.group_size < 2:
         return "it needs agent.group_size of at least 2"
-    if method.source == HARD_VIEWS and config.tasks.objectives[0] != CONTRASTIVE:
+    weighs = method.name == CONSTANT and f"weight/{CONTRASTIVE}" in method.source
+    if (method.source == HARD_VIEWS or weighs) and config.tasks.objectives[0] != CONTRASTIVE:
         return "the reference recipe is not contrastive"
     if method.objective and method.objective not in config.tasks.objectives:
         return f"tasks.objectives does not have {method.objective}"

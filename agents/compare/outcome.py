@@ -48,7 +48,7 @@ def finish(
         "encoder": encoder,
         "claims": [entry for length in lengths for entry in judge(rows, length, config.data.source)],
         "break_even": break_even(rows, lengths),
-        "notes": [*notes_of(rows, lengths[-1]), *pixel_notes(table := table_of(rows, pixels), config.data)],
+        "notes": [*notes_of(rows, *lengths), *pixel_notes(table := table_of(rows, pixels), config.data)],
         "table": table,
         "rows": list(rows),
         "floors": {"pixels": pixels},
@@ -69,7 +69,7 @@ def show(folder: ComparisonFolder, result: Mapping[str, Any], reporter: Reporter
     for sentence in sentences_of(result):
         reporter.say(sentence)
     for title, path in {"Figure": folder.figure, "Data": folder.run.result_file, "Encoder": folder.run.encoder}.items():
-        if path.exists():
+        if path.exists() and (title != "Encoder" or result["encoder"] is not None):  # else an earlier verdict chose it
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
         reporter.say(f"MLflow: taskrl mlflow {typed(folder.run.path)}")
@@ -89,9 +89,13 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
 
 
 def _unmeasured(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for all claims that no method of the comparison bears on."""
-    told = "; ".join(f"{entry['claim']} (needs {', '.join(entry['without'])})" for entry in claims)
-    return [f"Not measured, add to --methods what they need: {told}."] if told else []
+    """One line for all claims that no method of the comparison bears on, and one for those that have no number."""
+    told = "; ".join(f"{entry['claim']} (needs {', '.join(entry['without'])})" for entry in claims if entry["without"])
+    blank = "; ".join(f"{entry['claim']} ({entry['why']})" for entry in claims if not entry["without"])
+    return [
+        *([f"Not measured, add to --methods what they need: {told}."] if told else []),
+        *([f"Cannot be measured: {blank}."] if blank else []),
+    ]
 
 
 def inspect_comparison(path: Path, reporter: Reporter) -> None:
@@ -125,7 +129,7 @@ def _exported(folder: ComparisonFolder) -> dict[str, Any] | None:
     if not (folder.run.result_file.is_file() and folder.run.encoder.is_dir()):
         return None
     try:
-        found = _result_of(folder)["encoder"]
+        found = _result_of(folder).get("encoder")
     except RunFolderError:  # it is written anew in a moment
         return None
     return found if isinstance(found, dict) else None
@@ -155,7 +159,7 @@ def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Repor
         uri=tracking["uri"] or None,
         experiment=tracking["experiment"],
         run_name=run.path.name,
-        run_id=read_json(note).get("run_id") if note.is_file() else None,
+        run_id=_run_id(note),
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
     )
     status = "FAILED"
@@ -172,6 +176,15 @@ def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Repor
         finally:
             if tracker.run_id:
                 write_result(note, {"run_id": tracker.run_id})
+
+
+def _run_id(note: Path) -> str | None:
+    """Of the run that an earlier sitting recorded; None where there is none, or where its note is damaged."""
+    try:
+        found = read_json(note).get("run_id")
+    except RunFolderError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _record_method(tracker: Tracker, name: str, result: Mapping[str, Any]) -> None:

@@ -83,9 +83,12 @@ def table_of(rows: Sequence[Row], pixels: Mapping[str, float] | None) -> list[di
     return entries
 
 
-def notes_of(rows: Sequence[Row], length: int) -> list[str]:
-    """What makes a comparison worth less than it looks."""
-    notes = broken_notes(rows, difference(rows, REFERENCE, UNTRAINED, length))
+def notes_of(rows: Sequence[Row], *lengths: int) -> list[str]:
+    """What makes a comparison worth less than it looks, at the lengths at which it is judged."""
+    notes = []
+    for length in lengths:
+        at = f"At {length}x: " if len(lengths) > 1 else ""
+        notes += [f"{at}{note}" for note in broken_notes(rows, difference(rows, REFERENCE, UNTRAINED, length))]
     if {row["number"] for row in rows if row["method"] == LEARNED} == {0}:
         notes.append("One search says nothing about others: its intervals are over train seeds alone.")
     return notes

@@ -66,14 +66,16 @@ def hierarchical_ratio(
     numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]]
 ) -> Interval | None:
     """Interval of a ratio of means, whose values are paired: both are resampled together. None where the denominator's
-    own interval is not above 0. Raises ValueError where the groups differ in size.
+    own interval is not above 0; the few resamples in which it is not are left out, as they say nothing of the ratio.
+    Raises ValueError where the groups differ in size.
     """
     if [len(group) for group in numerators] != [len(group) for group in denominators]:
         raise ValueError("paired groups need equal sizes")
     if not hierarchical_bootstrap(denominators).above_zero:
         return None
     above, below = _resampled(numerators, denominators)
-    return _interval(_mean_of_means(numerators) / _mean_of_means(denominators), above / below)
+    told = below > 0
+    return _interval(_mean_of_means(numerators) / _mean_of_means(denominators), above[told] / below[told])
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Interval:

@@ -14,7 +14,7 @@ import agents.compare.methods
 from agents.compare.cells import Store
 from agents.compare.comparison import compare
 from agents.compare.cost import budget_seconds
-from agents.compare.methods import catalogue, split_names
+from agents.compare.methods import catalogue, chosen_methods, split_names
 from agents.vector import LockstepVecEnv
 from taskrl import mlflow_store
 from taskrl.config import load_config
@@ -212,6 +212,19 @@ def test_a_comparison_without_its_record_says_how_to_keep_its_cells(compared: Pa
             compare(tiny_config(**OPTIONS), out, quiet())
 
 
+def test_a_comparison_does_not_go_on_with_settings_that_nobody_asked_for(compared: Path, tmp_path: Path) -> None:
+    shutil.copytree(compared, tmp_path / "copy")
+    file = tmp_path / "copy" / "config.yaml"
+    kept = file.read_text()
+    for text, told in (
+        (kept.replace("width: 8", "width: 12"), "predictor.width is 12 there, this comparison was begun with 8"),
+        ("", "begun with"),
+    ):
+        file.write_text(text)
+        with pytest.raises(RunFolderError, match=told):
+            compare(tiny_config(**OPTIONS), tmp_path / "copy", quiet())
+
+
 def test_a_damaged_result_is_written_anew_and_foreign_files_stay(compared: Path, tmp_path: Path) -> None:
     out, rows = tmp_path / "copy", rows_of(compared)
     shutil.copytree(compared, out)
@@ -221,9 +234,18 @@ def test_a_damaged_result_is_written_anew_and_foreign_files_stay(compared: Path,
         (out / "result.json").write_text(text)
         outcome = taskrl("inspect", out)
         assert outcome.exit_code == 2 and "same taskrl compare command" in outcome.stderr, outcome.output
+    (out / "result.json").write_text('{"format_version": 1, "kind": "comparison"}')
+    (out / "checkpoints" / "tracking.json").write_text("{")
     compare(tiny_config(**OPTIONS), out, quiet())
     assert rows_of(out) == rows and (out / "encoder").is_dir()
     assert (out / "encoder-notes.txt").read_text() == "mine" and (out / "encoder-mine").is_dir()
+
+
+def test_an_encoder_that_an_earlier_verdict_chose_is_not_shown_as_this_ones(compared: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "copy", io.StringIO()
+    shutil.copytree(compared, out)
+    compare(tiny_config(**(OPTIONS | {"compare__methods": ["random"]})), out, quiet(said))
+    assert "no encoder is exported" in said.getvalue() and "Encoder:" not in said.getvalue()
 
 
 @pytest.mark.parametrize("cells", ["file.txt", "file.txt/cells"])
@@ -348,6 +370,15 @@ def test_the_constant_recipe_is_listed_where_the_package_has_one(
         file.write_text(damage)
         with pytest.raises(ConfigError, match="no recipe for colour images"):
             catalogue(load_config(), 3)
+
+
+def test_a_recipe_of_another_reference_is_left_out_of_the_default() -> None:
+    config = load_config(given={"tasks.objectives": ["rotation"]})
+    names = {method.name for method in chosen_methods(config, labelled=True, num_channels=1)}
+    assert "rotation" in names and not names & {"constant", "hard-views"}
+    named = load_config(given={"tasks.objectives": ["rotation"], "compare.methods": ["constant"]})
+    with pytest.raises(ConfigError, match="'constant' cannot be compared here: the reference recipe is not contrast"):
+        chosen_methods(named, labelled=True, num_channels=1)
 
 
 def test_the_default_is_every_method_that_the_data_allow() -> None:

@@ -1,5 +1,6 @@
 """The judgement of a comparison on rows made by hand, whose differences are known."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from agents.progress import Reporter
 from taskrl.evaluation.statistics import bootstrap, hierarchical_bootstrap
 
 SEARCHES, FINALS = 5, 4
+ONE_RECIPE = "beats one fixed recipe"
 NOISE = (0.3, -0.4, 0.1, 0.2, -0.2)
 
 
@@ -125,6 +127,47 @@ def test_claims_fail_where_they_do_not_hold() -> None:
     assert status(entries, "what the state is worth") == "not measured"
 
 
+def paired(method: str, accuracies: Sequence[float], **columns: Any) -> list[dict[str, Any]]:
+    """Encoders of these accuracies, on validation images too, that no search found."""
+    first = rows(method, 0.0)[0]
+    return [
+        {**first, "train_seed": seed, "linear_accuracy": value, "validation_accuracy": value, **columns}
+        for seed, value in enumerate(accuracies)
+    ]
+
+
+def test_a_bar_has_to_be_held_against_every_opponent() -> None:
+    close, noisy = [89.4, 89.5] * 5, [92.4, 86.4] * 5  # 0.5 behind for certain, and 0.6 behind on average
+    both = [*paired("learned", [90.0] * 10), *paired("bandit", close), *paired("static", noisy)]
+    alone = entry_of(judge(both[:20], 1, "cluttered-digits"), "beats a plain search")
+    assert (alone["strictest"], alone["status"]) == ("bandit", "passed")
+    entry = entry_of(judge(both, 1, "cluttered-digits"), "beats a plain search")
+    assert (entry["strictest"], entry["status"]) == ("static", "failed")
+
+
+def test_a_goal_is_reached_against_every_opponent() -> None:
+    ahead = [*paired("learned", [90.0] * 10), *paired("constant", [89.0] * 10)]
+    entry = entry_of(judge([*ahead, *paired("one-knob", [93.0, 84.0] * 5)], 1, "cluttered-digits"), ONE_RECIPE)
+    assert entry["status"] == "passed" and entry["goal"] is False
+    assert entry_of(judge(ahead, 1, "cluttered-digits"), ONE_RECIPE)["goal"] is True
+
+
+def test_an_error_cut_of_less_than_a_point_is_not_claimed_on_few_seeds() -> None:
+    ours, theirs = [98.6, 98.7, 98.6, 98.5, 98.6], [97.9, 98.0, 97.9, 97.8, 97.9]
+    few = judge([*paired("learned", ours), *paired("reference", theirs)], 1, "cluttered-digits")
+    assert entry_of(few, "beats the reference")["why"] == "5 paired seeds decide nothing this small"
+    many = judge([*paired("learned", 2 * ours), *paired("reference", 2 * theirs)], 1, "cluttered-digits")
+    assert status(many, "beats the reference") == "passed"
+
+
+def test_a_claim_that_has_no_number_does_not_ask_for_what_is_there() -> None:
+    perfect = [*paired("learned", [100.0] * 6), *paired("reference", [100.0] * 6)]
+    claims = judge(perfect, 1, "cluttered-digits")
+    told = {"claims": claims, "break_even": {"sentence": "No."}, "notes": [], "verdict": "None."}
+    assert "Cannot be measured: beats the reference (the opponent makes no errors to cut)." in sentences_of(told)
+    assert not any("(needs )" in sentence for sentence in sentences_of(told))
+
+
 def test_little_is_not_claimed_on_few_seeds() -> None:
     few = [row for row in ALL if row["train_seed"] < 8]
     entry = entry_of(judge(few, 1, "cluttered-digits"), "beats one fixed recipe")
@@ -148,6 +191,8 @@ def test_one_encoder_has_no_interval(tmp_path: Path) -> None:
     assert table[0]["difference"] == {"mean": pytest.approx(6.3), "low": None, "high": None}
     draw(table, "validation", tmp_path / "one.png")
     assert (tmp_path / "one.png").is_file()
+    entry = entry_of(judge([row for row in ALL if row["train_seed"] == 0], 1, "cluttered-digits"), "pays")
+    assert "+2.3 points vs reference-total" in claim_sentence(entry)
 
 
 def test_bars_elsewhere_are_others() -> None:
@@ -193,6 +238,14 @@ def test_break_even_says_plainly_when_there_is_none() -> None:
     assert "not measured" in break_even(rows("learned", 80.0), (1,))["sentence"]
 
 
+def test_break_even_says_how_sure_the_leads_are() -> None:
+    noisy = [*paired("learned", [93.0, 87.2] * 5), *paired("reference-total", [90.0] * 10)]
+    assert re.search(r"the lead there is \+0\.1 \[-\d\.\d, \+\d\.\d\] points", break_even(noisy, (1,))["sentence"])
+    unlabelled = [{**row, "linear_accuracy": None} for row in grown(-2.0, 1.0, 2.0)]
+    sentence = break_even(unlabelled, (1, 5, 25))["sentence"]
+    assert "between 1x, where the lead is -0.020 [" in sentence and "5x, where it is +0.010 [" in sentence
+
+
 def test_the_learned_encoder_is_carried_away_only_when_its_interval_is_above_zero() -> None:
     assert choose(ALL, 1)[0] == "learned"
     level = [*rows("learned", 80.1, searching=True), *rows("reference", 80.0)]
@@ -202,6 +255,29 @@ def test_the_learned_encoder_is_carried_away_only_when_its_interval_is_above_zer
     assert method == "reference" and "worse" in sentence
     assert choose(rows("reference", 80.0), 1)[0] is None
     assert "One pair of encoders decides nothing" in choose([row for row in ALL if row["train_seed"] == 0], 1)[1]
+
+
+@pytest.mark.parametrize(("num", "lead"), [(2, 3.0), (4, 3.0), (4, -3.0), (8, 0.5)])
+def test_the_verdict_judges_as_little_on_a_handful_of_pairs_as_the_claims(num: int, lead: float) -> None:
+    few = [*paired("learned", [80.0 + lead] * num), *paired("reference", [80.0] * num)]
+    method, sentence = choose(few, 1)
+    assert method == "reference" and f"not judged, since {num} paired seeds decide nothing" in sentence
+    assert f"{lead:+.1f} [" in sentence and "The reference's encoder" in sentence
+    enough = [*paired("learned", [80.0 + lead] * 10), *paired("reference", [80.0] * 10)]
+    assert "not judged" not in choose(enough, 1)[1]
+
+
+def test_what_beats_the_learned_policy_is_not_named_for_little_on_few_seeds() -> None:
+    ours = [*paired("learned", [85.0] * 6), *paired("reference", [80.0] * 6)]
+    assert "others" not in choose([*ours, *paired("static", [85.4] * 6)], 1)[1]
+    assert "static by +2.0" in choose([*ours, *paired("static", [87.0] * 6)], 1)[1]
+
+
+def test_the_verdict_tells_of_training_that_was_not_equal() -> None:
+    assert "at equal training compute" in choose(ALL, 1)[1]
+    stopped = [row | ({"train_flops": 500} if row["method"] == "learned" else {}) for row in ALL]
+    sentence = choose(stopped, 1)[1]
+    assert "with 0.50 times its training compute" in sentence and "equal" not in sentence
 
 
 def test_the_verdict_names_what_beats_the_learned_policy() -> None:
@@ -241,6 +317,8 @@ def test_a_reference_that_learns_nothing_and_a_single_search_are_warned_of() -> 
     broken = [*rows("reference", 51.0), *rows("untrained", 50.0)]
     assert "only 1.0 points" in notes_of(broken, 1)[0]
     assert notes_of(ALL, 1) == []
+    (short,) = notes_of([*broken, *rows("reference", 90.0, length=5)], 1, 5)
+    assert short.startswith("At 1x: The reference recipe is only 1.0 points")
     single = [row for row in ALL if row["train_seed"] < FINALS]
     assert "One search" in notes_of(single, 1)[0]
 

@@ -72,6 +72,12 @@ def test_encoders_below_raw_pixels_are_warned_of_and_groups_are_named_where_none
     assert pixel_notes([], DataConfig()) == []
 
 
+def test_the_best_encoders_are_the_best_of_all_lengths() -> None:
+    levels = {"pixels": [80.0], "learned": [90.0, 60.0], "reference": [70.0, 55.0]}
+    entries = [{"method": name, "linear": {"mean": mean}} for name, means in levels.items() for mean in means]
+    assert pixel_notes(entries, DataConfig(source="digits")) == []
+
+
 @pytest.mark.parametrize(("reference", "said"), [(61.0, "only 1.0 points above"), (55.0, "is 5.0 points below")])
 def test_a_reference_that_learns_nothing_is_said_in_words(reference: float, said: str) -> None:
     (told,) = warnings_of(run_of(reference=reference, untrained=60.0))

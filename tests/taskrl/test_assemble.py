@@ -171,6 +171,16 @@ def test_fewer_images_than_a_batch_are_refused_with_the_remedy() -> None:
         assemble(config(predictor__batch_size=64), blob_dataset(80))
 
 
+def test_labels_that_groups_leave_one_class_of_are_refused_with_the_remedy() -> None:
+    groups = torch.tensor([0] * 140 + [1] * 31 + [2] * 30)  # dealt out in this order: the last one is for validation
+    labels = (groups == 2).long()
+    train = Part(inputs=InMemory(blobs(labels)), labels=labels, groups=groups)
+    test = Part(inputs=InMemory(blobs(labels)), labels=labels, groups=groups + 3)
+    dataset = RawDataset(name="blobs", train=train, test=test)
+    with pytest.raises(DataError, match="of one class, so that no classifier can be fitted"):
+        assemble(load_config(given=TINY), dataset)
+
+
 def test_same_seed_same_predictor_and_another_seed_another(tiny_problem: MetaProblem) -> None:
     first, again, other = (dict(tiny_problem.make_predictor(seed).nets.state_dict()) for seed in (1, 1, 2))
     assert same_tensors(first, again) and not same_tensors(first, other)

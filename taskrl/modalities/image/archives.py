@@ -91,6 +91,9 @@ def load_npz(path: Path, *, image_size: int, groups: str | None, use_labels: boo
         )
     lengths = {"train": len(train)} | ({} if test is None else {"test": len(test)})
     labels = {role: _labels(path, columns, role, length) for role, length in lengths.items()}
+    alone = labels["train"] is not None and len(np.unique(labels["train"])) < 2
+    if alone:  # as of a folder with one class
+        labels = dict.fromkeys(labels)
     present = [values for values in labels.values() if values is not None]
     classes = np.unique(np.concatenate(present)) if present else np.empty(0)
     numbers = {
@@ -103,6 +106,7 @@ def load_npz(path: Path, *, image_size: int, groups: str | None, use_labels: boo
         train=Part(inputs=InMemory(train), labels=numbers["train"], groups=ids[0]),
         test=None if test is None else Part(inputs=InMemory(test), labels=numbers["test"], groups=ids[1]),
         class_names=tuple(str(value) for value in classes.tolist()),
+        notes=("no labels, because y_train holds one class alone",) if alone else (),
     )
 
 

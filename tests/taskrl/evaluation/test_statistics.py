@@ -124,6 +124,12 @@ def test_a_ratio_over_something_that_may_be_zero_is_none() -> None:
         hierarchical_ratio([[1.0]], [[1.0, 2.0]])
 
 
+def test_a_ratio_is_finite_where_a_few_resamples_have_nothing_below() -> None:
+    interval = hierarchical_ratio([[0.0, 1.0, 1.0, 1.5]], [[0.0, 5.0, 5.0, 5.0]])  # one resample in 256 has only zeros
+    assert interval is not None
+    assert interval.mean == pytest.approx(3.5 / 15) and 0.19 < interval.low < interval.mean < interval.high < 0.31
+
+
 def test_bootstrap_of_each_is_the_bootstrap() -> None:
     samples = [[0.1, 0.4, 0.2], [1.0, 5.0], [0.3, 0.3, 0.9], [7.0]]
     for found, sample in zip(bootstrap_each(samples), samples, strict=True):

@@ -43,6 +43,8 @@ class HardViews(PretextTask):
         with torch.no_grad():
             embeddings = nets.head(HEAD, nets.features(views)).chunk(NUM_VIEWS)
             pairs_B2 = hardest_pairs(embeddings, TEMPERATURE)
+        # autocast keeps its casts of the weights; in some versions of torch those of this pass, which have no gradient
+        torch.clear_autocast_cache()
         views_VBCHW = torch.stack(views.chunk(NUM_VIEWS))
         images_B = torch.arange(len(pairs_B2), device=views.device)
         return self._contrastive.loss(nets, torch.cat([views_VBCHW[chosen_B, images_B] for chosen_B in pairs_B2.T]))

@@ -68,6 +68,12 @@ class TestNpz:
         assert dataset.train.labels is None
         assert labels_of(dataset.test) == [1, 0]
 
+    def test_labels_of_one_class_alone_are_none(self, tmp_path: Path) -> None:
+        x = noise(0, 4, 8, 8)
+        dataset = load_images(npz(tmp_path, x_train=x, y_train=[3, 3, 3, 3], x_test=x, y_test=[3, 3, 1, 3]))
+        assert dataset.train.labels is None and dataset.test is not None and dataset.test.labels is None
+        assert dataset.class_names == () and "one class alone" in dataset.notes[0]
+
     @pytest.mark.parametrize("shape", [(3, 10, 16), (3, 16, 10, 1), (3, 10, 16, 3)])
     def test_oblong_images_become_squares_of_the_image_size(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         dataset = load_images(npz(tmp_path, x_train=noise(0, *shape)), image_size=8)

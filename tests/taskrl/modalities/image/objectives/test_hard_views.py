@@ -82,6 +82,38 @@ def test_choosing_gives_no_gradient() -> None:
     assert touched.sum(0).tolist() == [2] * BATCH
 
 
+class KeptCasts(StubNetworks):
+    """Its features are scaled by a weight whose cast is made once and kept, as under torch's autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.ones((), requires_grad=True)
+        self.casts: list[torch.Tensor] = []
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not self.casts:
+            self.casts.append(self.weight.bfloat16())
+        return self.casts[0] * super().features(inputs) ** 2
+
+
+def test_weights_are_trained_whatever_the_choosing_left_cast(monkeypatch: pytest.MonkeyPatch) -> None:
+    nets, views = KeptCasts(), torch.rand((NUM_VIEWS * BATCH, 5, 4, 4), generator=generator())
+    monkeypatch.setattr(torch, "clear_autocast_cache", nets.casts.clear)
+    loss = HardViews({}, SHAPE).loss(nets, views)
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_weight_gets_a_gradient(precision: str) -> None:
+    predictor, task = tiny_predictor(1, 16, precision=precision), part().task
+    predictor.add_heads(task.head_specs(predictor.feature_dim))
+    with predictor.autocast():
+        loss = task.loss(predictor.networks(), task.make_views(random_images(BATCH, size=16), generator()))
+    loss.backward()
+    gradients = [weight.grad for weight in predictor.nets.parameters()]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
 def test_batched_steps_are_those_of_one_predictor_up_to_rounding() -> None:
     batches = [random_images(BATCH, seed=seed, size=16) for seed in range(3)]
     results = []
