@@ -20,9 +20,9 @@ from envs.factory import make_env
 from envs.reference import reference_curve
 from taskrl.assemble import Assembled, task_space
 from taskrl.config import EpisodeConfig
-from taskrl.data.splits import Test, Validation
+from taskrl.data.splits import Fitting, Test, Validation
 from taskrl.errors import ConfigError, RunFolderError
-from taskrl.evaluation.accuracy import Accuracy, measure, pixel_accuracy
+from taskrl.evaluation.accuracy import Accuracy, is_imbalanced, measure, pixel_accuracy
 from taskrl.export import export_encoder
 from taskrl.meta import MetaProblem, ObservationSpec, TaskPolicy
 from taskrl.modalities.image.objectives.contrastive import HEAD as CONTRASTIVE
@@ -354,6 +354,7 @@ def _row(
         "split_seed": splits.split_seed,
         "linear_accuracy": on_scored.linear if on_scored else None,
         "balanced_accuracy": on_scored.balanced if on_scored else None,
+        "imbalanced": _is_imbalanced(splits.fitting, scored),
         "knn_accuracy": on_scored.knn if on_scored else None,
         "validation_accuracy": on_validation.linear if on_validation else None,
         # the supervised floor was trained on the very labels that the probe scores with
@@ -366,6 +367,11 @@ def _row(
         "train_images": trace.compute.images if trace else 0,
         "wall_seconds": round(trace.wall_seconds, 3) if trace else 0.0,
     }
+
+
+def _is_imbalanced(fitting: Fitting | None, scored: Validation | Test) -> bool:
+    """Whether balanced accuracy is the one to quote."""
+    return bool(fitting and scored.labels is not None and is_imbalanced(scored.labels, fitting.labels))
 
 
 def _scored(assembled: Assembled, read_test: bool, log: Callable[[str], None], reason: str) -> Validation | Test:

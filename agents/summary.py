@@ -7,6 +7,7 @@ from rich.table import Table
 
 from agents.final import SUPERVISED, UNTRAINED
 from taskrl.config import DataConfig
+from taskrl.evaluation.accuracy import IMBALANCED
 from taskrl.evaluation.statistics import Interval, bootstrap, paired_difference
 from taskrl.modalities.image.datasets import known_names
 
@@ -14,6 +15,7 @@ REFERENCE = "reference"
 LEARNED = "learned"
 PIXELS = "pixels"
 FLOORS = (SUPERVISED, UNTRAINED)
+ACCURACY, BALANCED, QUALITY = "linear_accuracy", "balanced_accuracy", "quality"
 BROKEN_MARGIN = 2.0
 Row = Mapping[str, Any]
 
@@ -29,6 +31,7 @@ def comparison_table(rows: Sequence[Row], pixels: Mapping[str, float] | None) ->
                 "generator": PIXELS,
                 "num_seeds": 1,
                 "linear": {"mean": pixels["best"], "low": None, "high": None},
+                "balanced": None,
                 "knn": None,
                 "quality": None,
                 "difference": None,
@@ -42,7 +45,7 @@ def comparison_table(rows: Sequence[Row], pixels: Mapping[str, float] | None) ->
 
 
 def difference(rows: Sequence[Row], ours: str, theirs: str) -> Interval | None:
-    """Paired difference over the seeds that both have: linear accuracy, or probe quality where there are no labels."""
+    """Paired difference, by `measured_by`, over the seeds that both have."""
     key = measured_by(rows)
     first = {row["train_seed"]: row[key] for row in rows if row["generator"] == ours}
     second = {row["train_seed"]: row[key] for row in rows if row["generator"] == theirs}
@@ -53,17 +56,18 @@ def difference(rows: Sequence[Row], ours: str, theirs: str) -> Interval | None:
 
 
 def measured_by(rows: Sequence[Row]) -> str:
-    """The column that decides: linear accuracy where labels exist."""
-    has_labels = all(row["linear_accuracy"] is not None for row in rows)
-    return "linear_accuracy" if has_labels else "quality"
+    """The column that decides: linear accuracy, balanced where classes are imbalanced; quality without labels."""
+    if any(row[ACCURACY] is None for row in rows):
+        return QUALITY
+    return BALANCED if any(row.get("imbalanced") for row in rows) else ACCURACY
 
 
 def verdict(rows: Sequence[Row], split: str) -> str:
     """What the learning bought, said no louder than the interval allows."""
     key = measured_by(rows)
-    what = (
-        f"points of linear accuracy on {split} images" if key == "linear_accuracy" else "of probe quality (no labels)"
-    )
+    what = "of probe quality (no labels)"
+    if key != QUALITY:
+        what = f"points of {'balanced' if key == BALANCED else 'linear'} accuracy on {split} images"
     if len(rows) == 1:
         return f"One encoder, trained by {_called(rows[0])}: {_score(rows[0], split)}; nothing was compared with it."
     if not any(row["generator"] == LEARNED for row in rows):
@@ -71,7 +75,7 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     gap = difference(rows, LEARNED, REFERENCE)
     if gap is None:
         return "The learned policy was not compared with the reference recipe."
-    digits = 1 if key == "linear_accuracy" else 3
+    digits = 3 if key == QUALITY else 1
     if sum(row["generator"] == LEARNED for row in rows) == 1:
         return (
             f"One seed decides nothing: the learned policy is {gap.mean:+.{digits}f} {what} from the reference recipe."
@@ -129,7 +133,17 @@ def _compute_of(rows: Sequence[Row]) -> str:
 
 def warnings_of(rows: Sequence[Row]) -> list[str]:
     """Set-ups that the protocol calls broken."""
-    return broken_notes(rows, difference(rows, REFERENCE, UNTRAINED))
+    return [*broken_notes(rows, difference(rows, REFERENCE, UNTRAINED)), *balance_notes(rows)]
+
+
+def balance_notes(rows: Sequence[Row]) -> list[str]:
+    """What differences mean where classes are imbalanced."""
+    if measured_by(rows) != BALANCED:
+        return []
+    return [
+        f"Classes are imbalanced by more than {IMBALANCED:g} to 1: differences are in balanced accuracy, the mean over "
+        "classes."
+    ]
 
 
 def pixel_notes(entries: Sequence[Mapping[str, Any]], data: DataConfig) -> list[str]:
@@ -154,7 +168,7 @@ def pixel_notes(entries: Sequence[Mapping[str, Any]], data: DataConfig) -> list[
 
 def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
     """What to say of `gap`, the reference minus an untrained encoder, where it is too small."""
-    if measured_by(rows) == "linear_accuracy" and gap is not None and gap.mean < BROKEN_MARGIN:
+    if measured_by(rows) != QUALITY and gap is not None and gap.mean < BROKEN_MARGIN:
         where = f"only {gap.mean:.1f} points above" if gap.mean >= 0 else f"{-gap.mean:.1f} points below"
         return [
             f"The reference recipe is {where} `untrained`, the encoder before training: this "
@@ -165,7 +179,18 @@ def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
 
 def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
     """The table for a terminal; columns that no generator fills are left out. At least one entry."""
-    titles = ("generator", "seeds", "linear %", "kNN %", "probe quality", "minus reference", "training", "search", "s")
+    titles = (
+        "generator",
+        "seeds",
+        "linear %",
+        "balanced %",
+        "kNN %",
+        "probe quality",
+        "minus reference",
+        "training",
+        "search",
+        "s",
+    )
     rows = []
     labelled = any(entry["linear"] for entry in entries)
     for entry in entries:
@@ -175,6 +200,7 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
             f"{entry['generator']} {entry['mark']}".strip(),
             str(entry["num_seeds"]),
             interval_text(entry["linear"], 1),
+            interval_text(entry.get("balanced"), 1),
             interval_text(entry["knn"], 1),
             interval_text(entry["quality"], 3),
             interval_text(gap, digits, "+"),
@@ -203,6 +229,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "generator": name,
         "num_seeds": len(mine),
         "linear": linear,
+        "balanced": _interval([row[BALANCED] for row in mine]) if measured_by(rows) == BALANCED else None,
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
         "difference": None if gap is None or name in FLOORS else ends_of(gap, len(mine)),

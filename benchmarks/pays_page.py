@@ -5,18 +5,18 @@ from typing import Any
 
 from agents.compare.claims import BENCH, CLAIMS, claim_sentence
 from agents.compare.table import pairs
-from agents.summary import flops_text, interval_text
+from agents.summary import flops_text, interval_text, measured_by
 from taskrl.evaluation.statistics import hierarchical_bootstrap
 
 PARTS = {"breadth": "Every method, final runs as long as a search", "depth": "The whole sum"}
-OF_ROWS = ("method", "length", "number", "train_seed", "linear_accuracy")
+OF_ROWS = ("method", "length", "number", "train_seed", "linear_accuracy", "balanced_accuracy", "imbalanced")
 KEPT = ("claims", "break_even", "table", "verdict", "notes", "machine", "versions", "config")
 Comparison = Mapping[str, Any]
 
 
 def kept(result: Comparison) -> dict[str, Any]:
     """What the page needs of a comparison's result, and what tells where it was measured."""
-    rows = [{name: row[name] for name in OF_ROWS} for row in result["rows"]]
+    rows = [{name: row.get(name) for name in OF_ROWS} for row in result["rows"]]
     return {**{name: result[name] for name in KEPT}, "rows": rows}
 
 
@@ -45,15 +45,16 @@ def page(sets: Mapping[str, Mapping[str, Comparison]]) -> str:
 
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = [
-        "| method | length | linear accuracy, % | minus `reference` | search | training |",
-        "|---|---|---|---|---|---|",
-    ]
+    balanced = any(entry["balanced"] for entry in entries)
+    titles = ["method", "length", "linear accuracy, %", *(["balanced, %"] if balanced else []), "minus `reference`"]
+    titles += ["search", "training"]
+    rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for entry in entries:
         cells = (
             " ".join([f"`{entry['method']}`", entry["mark"]]).strip(),
             f"{entry['length']}" if entry["length"] else "",
             interval_text(entry["linear"], 1),
+            *([interval_text(entry["balanced"], 1)] if balanced else []),
             interval_text(entry["difference"], 1, "+"),
             flops_text(entry["search_flops"]),
             flops_text(entry["train_flops"]),
@@ -82,7 +83,6 @@ def _overall(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _gaps(one: Comparison, ours: str, theirs: str) -> list[float]:
     """The mean difference of every search, of every seed where there is none; empty where it was not measured."""
-    groups = [
-        [a["linear_accuracy"] - b["linear_accuracy"] for a, b in found] for found in pairs(one["rows"], ours, theirs, 1)
-    ]
+    column = measured_by(one["rows"])
+    groups = [[a[column] - b[column] for a, b in found] for found in pairs(one["rows"], ours, theirs, 1)]
     return groups[0] if len(groups) == 1 else [sum(group) / len(group) for group in groups]

@@ -11,10 +11,14 @@ from rich.table import Table
 
 from agents.final import UNTRAINED
 from agents.summary import (
+    ACCURACY,
+    BALANCED,
     FLOORS,
     LEARNED,
     PIXELS,
+    QUALITY,
     REFERENCE,
+    balance_notes,
     broken_notes,
     ends_of,
     flops_text,
@@ -25,12 +29,12 @@ from taskrl.evaluation.statistics import Interval, bootstrap, hierarchical_boots
 from taskrl.report_figures import duration
 
 Row = Mapping[str, Any]
-ACCURACY, QUALITY, VALIDATION = "linear_accuracy", "quality", "validation_accuracy"
+VALIDATION = "validation_accuracy"
 
 
 def validated_by(rows: Sequence[Row]) -> str:
     """The column that chooses an encoder: as `measured_by`, on validation images."""
-    return VALIDATION if measured_by(rows) == ACCURACY else QUALITY
+    return QUALITY if measured_by(rows) == QUALITY else VALIDATION
 
 
 def rows_of(rows: Sequence[Row], method: str, length: int) -> list[Row]:
@@ -77,7 +81,7 @@ def table_of(rows: Sequence[Row], pixels: Mapping[str, float] | None) -> list[di
     ]
     if pixels is not None:
         nothing = dict.fromkeys(("train_flops", "search_flops", "total_flops", "train_seconds", "search_seconds"), 0)
-        empty = {"knn": None, "quality": None, "difference": None, "mark": ""}
+        empty = {"balanced": None, "knn": None, "quality": None, "difference": None, "mark": ""}
         linear = {"mean": pixels["best"], "low": None, "high": None}
         entries.append({"method": PIXELS, "length": None, "num": 1, "linear": linear, **empty, **nothing})
     return entries
@@ -89,6 +93,7 @@ def notes_of(rows: Sequence[Row], *lengths: int) -> list[str]:
     for length in lengths:
         at = f"At {length}x: " if len(lengths) > 1 else ""
         notes += [f"{at}{note}" for note in broken_notes(rows, difference(rows, REFERENCE, UNTRAINED, length))]
+    notes += balance_notes(rows)
     if {row["number"] for row in rows if row["method"] == LEARNED} == {0}:
         notes.append("One search says nothing about others: its intervals are over train seeds alone.")
     return notes
@@ -97,7 +102,9 @@ def notes_of(rows: Sequence[Row], *lengths: int) -> list[str]:
 def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
     """The table for a terminal."""
     table = Table(title=f"Final encoders, scored on {split} images (mean [95 % interval])")
-    titles = ("method", "length", "n", "linear %", "kNN %", "quality", "minus reference")
+    balanced = any(entry.get("balanced") for entry in entries)
+    accuracies = ("linear %", *(["balanced %"] if balanced else []), "kNN %")
+    titles = ("method", "length", "n", *accuracies, "quality", "minus reference")
     for title in (*titles, "training", "search", "training time", "search time"):
         table.add_column(title, justify="left" if title == "method" else "right", no_wrap="time" not in title)
     digits = 1 if any(entry["linear"] for entry in entries) else 3
@@ -108,6 +115,7 @@ def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:
             f"{entry['length']}x" if entry["length"] and entry["train_flops"] else "",
             str(entry["num"]),
             interval_text(entry["linear"], 1),
+            *([interval_text(entry.get("balanced"), 1)] if balanced else []),
             *(
                 f"{entry[name]['mean']:.{places}f}" if entry[name] else ""
                 for name, places in (("knn", 1), ("quality", 3))
@@ -131,6 +139,7 @@ def _entry(rows: Sequence[Row], method: str, length: int, pixels: Mapping[str, f
         "length": length,
         "num": len(mine),
         "linear": linear,
+        "balanced": _interval_of(mine, BALANCED) if measured_by(rows) == BALANCED else None,
         "knn": _interval_of(mine, "knn_accuracy"),
         "quality": _interval_of(mine, QUALITY),
         "difference": None if gap is None else ends_of(gap, len(mine)),

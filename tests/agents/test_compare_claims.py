@@ -118,7 +118,11 @@ def test_the_better_opponent_is_the_one_that_counts() -> None:
 
 def test_claims_fail_where_they_do_not_hold() -> None:
     weak = [*rows("learned", 79.0, searching=True), *rows("reference", 80.0), *rows("reference-total", 84.0)]
-    weak += [*rows("prior", 79.0), *rows("shuffled", 82.0, searching=True), *rows("static", 83.0, searching=True)]
+    weak += [
+        *rows("prior-argmax", 79.0),
+        *rows("shuffled", 82.0, searching=True),
+        *rows("static", 83.0, searching=True),
+    ]
     entries = judge(weak, 1, "cluttered-digits")
     failed = ("pays", "beats the reference", "beats the untrained policy", "beats a plain search")
     for name in (*failed, "rewards mean something", "shuffled rewards teach nothing"):
@@ -278,6 +282,18 @@ def test_the_verdict_tells_of_training_that_was_not_equal() -> None:
     stopped = [row | ({"train_flops": 500} if row["method"] == "learned" else {}) for row in ALL]
     sentence = choose(stopped, 1)[1]
     assert "with 0.50 times its training compute" in sentence and "equal" not in sentence
+
+
+def test_where_classes_are_imbalanced_claims_are_about_balanced_accuracy() -> None:
+    rows_ = [
+        {**row, "imbalanced": True, "balanced_accuracy": row["linear_accuracy"] - 5 * (row["method"] == "learned")}
+        for row in ALL
+    ]
+    entry = entry_of(judge(rows_, 1, "./photos"), "beats the reference")
+    assert entry["against"]["reference"]["mean"] == pytest.approx(1.0) and entry["status"] == "failed"
+    assert "balanced accuracy" in notes_of(rows_, 1)[0]
+    assert any(entry["balanced"] for entry in table_of(rows_, None))
+    assert not any(entry["balanced"] for entry in table_of(ALL, {"best": 1.0}))
 
 
 def test_the_verdict_names_what_beats_the_learned_policy() -> None:

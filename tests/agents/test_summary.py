@@ -42,6 +42,28 @@ def test_a_policy_that_plays_the_reference_is_not_called_unclear() -> None:
     assert verdict(rows, "validation").startswith("No clear difference")
 
 
+def test_where_classes_are_imbalanced_everything_is_about_balanced_accuracy() -> None:
+    plain = run_of(learned=90.0, reference=90.0)
+    rows = [
+        {**row, "balanced_accuracy": row["linear_accuracy"] - (10 if row["generator"] == "learned" else 30)}
+        for row in plain
+    ]
+    imbalanced = [{**row, "imbalanced": True} for row in rows]
+    said = verdict(imbalanced, "test")
+    assert said.startswith("The learned policy beats the reference recipe at equal training compute: +20.0")
+    assert "points of balanced accuracy on test images" in said
+    assert "balanced" not in verdict(rows, "test")
+    assert warnings_of(rows) == [] and "imbalanced by more than 3 to 1" in warnings_of(imbalanced)[0]
+    reporter = Reporter()
+    for told, has_column in ((rows, False), (imbalanced, True)):
+        with reporter.console.capture() as shown:
+            reporter.console.print(print_table(comparison_table(told, None), "test"))
+        assert ("balanced %" in shown.get()) == has_column
+    learned = comparison_table(imbalanced, None)[0]
+    assert learned["linear"]["mean"] == 91.0 and learned["balanced"]["mean"] == 81.0
+    assert learned["difference"]["mean"] == pytest.approx(20.0)
+
+
 def test_one_seed_has_no_interval() -> None:
     (one,) = comparison_table([row("profile", 69.35)], None)
     assert one["linear"] == {"mean": 69.35, "low": None, "high": None}

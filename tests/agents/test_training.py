@@ -6,9 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from agents.pretraining import pretrain
 from agents.results import StoredFinal
 from agents.training import train
 from taskrl.config import load_config
@@ -56,6 +58,18 @@ def test_rows_are_complete_paired_and_named(finished: RunFolder) -> None:
             assert 0 <= row[key] <= 100
         assert row["generator"] == "supervised" or math.isfinite(row["quality"])
         assert row["linear_accuracy"] == row["validation_accuracy"], "without --final they are the same images"
+
+
+@pytest.mark.parametrize(("share", "imbalanced"), [(8, True), (2, False)])
+def test_an_imbalanced_set_is_told_by_every_row(share: int, imbalanced: bool, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (160, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(160) % share == 0)
+    config = tiny_config(data__source=str(tmp_path / "set.npz"), final__seeds=1)
+    run = pretrain(config, "reference", tmp_path / "run", quiet())
+    result = run.result()
+    assert [row["imbalanced"] for row in result["rows"]] == [imbalanced]
+    assert any("balanced accuracy" in note for note in result["notes"]) == imbalanced
+    assert ("balanced accuracy" in run.report.read_text()) == imbalanced
 
 
 def test_compute_is_charged_to_who_spent_it(finished: RunFolder) -> None:
