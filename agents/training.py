@@ -122,7 +122,11 @@ def _say_data(assembled: Assembled, reporter: Reporter) -> None:
 
 def _carry_on(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> RunFolder:
     images = assembled.problem.calibration
-    with open_session(run, dataset, assembled, reporter) as session, sitting(run, _plan(session), images):
+    with (
+        run.held(),
+        open_session(run, dataset, assembled, reporter) as session,
+        sitting(run, _plan(session), images),
+    ):
         _announce(session)
         spent = search(session) if session.config.mode == SEARCH else None
         finals = _finals(session, spent)

@@ -3,10 +3,13 @@
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from taskrl.config import ExperimentConfig, dump_config, load_config
 from taskrl.errors import RunFolderError
@@ -83,6 +86,26 @@ class RunFolder:
                 f"{str(path)!r} is not a run folder (it has no config.yaml); name one that taskrl made."
             )
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else works on the run in this block. The lock ends with its process, however that ends; file systems
+        that know no locks are not guarded. Raises RunFolderError where another process works on it already.
+        """
+        lock = FileLock(self.checkpoints / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(
+                f"Another process works on {str(self.path)!r}; wait for its end, or stop it first."
+            ) from None
+        except (OSError, NotImplementedError):
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
 
     def config(self) -> ExperimentConfig:
         """The configuration as it was resolved."""

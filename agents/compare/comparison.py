@@ -71,7 +71,7 @@ def compare(
     num_cells = len(plan.searches) + len(plan.finals)
     work = Sitting(data=assembled.data_name, num_workers=config.workers, episodes=0, finals=num_cells)
     try:
-        with sitting(folder.run, work, assembled.problem.calibration):
+        with folder.run.held(), sitting(folder.run, work, assembled.problem.calibration):
             return _carry_out(plan, folder, tools)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("What is finished is kept; go on by giving the same command again.") from None

@@ -21,6 +21,7 @@ from taskrl.config import load_config
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.export import load_exported
 from taskrl.folders import read_json
+from taskrl.run_folder import RunFolder
 from tests.agents.conftest import quiet
 from tests.agents.runs import snapshot, taskrl, tiny_options
 from tests.envs.tiny import tiny_config, tiny_problem
@@ -148,6 +149,11 @@ def test_the_same_command_again_runs_nothing(compared: Path, monkeypatch: pytest
     assert snapshot(compared / "cells") == before and rows_of(compared) == rows
     assert snapshot(compared / "encoder") == encoder
     assert "Searches: 0 of 5 to run" in said.getvalue() and "Final encoders: 0 of 36" in said.getvalue()
+
+
+def test_two_processes_do_not_work_on_one_comparison(compared: Path) -> None:
+    with RunFolder(compared).held(), pytest.raises(RunFolderError, match="Another process works on"):
+        compare(tiny_config(**OPTIONS), compared, quiet())
 
 
 def test_a_comparison_stopped_in_a_search_and_among_final_encoders_ends_with_the_same_rows(

@@ -125,6 +125,14 @@ def test_a_damaged_checkpoint_stops_resume_with_one_sentence(name: str, stopped:
     assert "Traceback" not in result.output
 
 
+def test_two_processes_do_not_work_on_one_run(stopped: Path) -> None:
+    before = snapshot(stopped)
+    with RunFolder(stopped).held():
+        result = taskrl("resume", stopped)
+    assert result.exit_code == 2 and "Another process works on" in result.stderr
+    assert {name: content for name, content in snapshot(stopped).items() if name in before} == before
+
+
 def test_a_run_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     file, out = tmp_path / "set.npz", tmp_path / "run"
     rng = np.random.default_rng(0)
