@@ -19,6 +19,7 @@ from taskrl.data.fingerprint import images_fingerprint
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, typed
 from taskrl.initial import initial_encoder
+from taskrl.measuring import labels_a_class
 from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker, open_tracker
@@ -124,7 +125,12 @@ def data_notes(assembled: Assembled) -> list[str]:
     size = splits.pretraining.inputs.sample_shape
     predictor = assembled.config.predictor
     begun = initial_encoder(predictor, size).notes if predictor.init else ()
-    notes = (f"Note: {note}." for note in (*splits.notes, *begun))
+    reward = assembled.config.reward
+    few: tuple[str, ...] = ()
+    there = labels_a_class(splits.probe, reward.labels_per_class)
+    if reward.probe == "few" and there < reward.labels_per_class:
+        few = (f"about {there} probe labels a class, which the reward mixes with the label-free panel",)
+    notes = (f"Note: {note}." for note in (*splits.notes, *begun, *few))
     return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *notes]
 
 

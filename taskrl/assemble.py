@@ -11,6 +11,7 @@ from torch import Tensor
 
 from taskrl.config import ExperimentConfig, RewardConfig
 from taskrl.data.dataset import InMemory, RawDataset
+from taskrl.data.splits import Probe as ProbeSplit
 from taskrl.data.splits import Splits, make_splits
 from taskrl.data.stream import BatchStream
 from taskrl.errors import ConfigError, DataError
@@ -18,7 +19,7 @@ from taskrl.evaluation.detectability import Description
 from taskrl.evaluation.probes import Probe
 from taskrl.evaluation.reward import CostAware, Gain, RelativeToReference, RewardSignal, Scaled
 from taskrl.initial import initial_encoder, with_initial
-from taskrl.measuring import ENOUGH_LABELS, judges, observed_parts
+from taskrl.measuring import judges, labels_are_few, observed_parts
 from taskrl.meta import MetaProblem, ObservationSpec
 from taskrl.modalities.image.datasets import is_drawn, load_images
 from taskrl.modalities.image.description import describe_images, description_entries
@@ -113,7 +114,7 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
     """
     splits = make_splits(dataset, seed=config.data.split_seed)
     shape = splits.pretraining.inputs.sample_shape
-    config = resolve(config, labelled=splits.probe.labels is not None)
+    config = resolve(config, splits.probe)
     if len(splits.pretraining.inputs) < config.predictor.batch_size:
         raise DataError(
             f"{dataset.name} leaves {len(splits.pretraining.inputs)} pretraining images, fewer than one batch of "
@@ -249,11 +250,11 @@ def with_reward(assembled: Assembled, config: ExperimentConfig) -> Assembled:
     return dataclasses.replace(assembled, problem=dataclasses.replace(assembled.problem, reward=reward), config=config)
 
 
-def resolve(config: ExperimentConfig, *, labelled: bool) -> ExperimentConfig:
+def resolve(config: ExperimentConfig, split: ProbeSplit) -> ExperimentConfig:
     """Replace every "auto" that needs no measuring by what it means here, so that the run folder says what ran."""
     predictor, reward = config.predictor, config.reward
     device = find_device(predictor.device)
-    probe = _probe_of(reward, labelled=labelled)
+    probe = _probe_of(reward, split)
     return config.model_copy(
         update={
             "predictor": with_initial(predictor).model_copy(update={"device": str(device)}),
@@ -270,12 +271,13 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _probe_of(reward: RewardConfig, *, labelled: bool) -> str:
+def _probe_of(reward: RewardConfig, split: ProbeSplit) -> str:
     """The probe that pays. Labels alone where there are enough of them for frozen features; mixed with the panel where
     they are few or the goal is another; the panel without any.
     """
-    enough = reward.goal == "frozen" and reward.labels_per_class >= ENOUGH_LABELS
+    labelled = split.labels is not None
     if reward.probe == "auto":
+        enough = reward.goal == "frozen" and not labels_are_few(split, reward.labels_per_class)
         return ("ridge" if enough else "few") if labelled else "panel"
     if reward.probe in ("ridge", "few") and not labelled:
         raise ConfigError(f"The {reward.probe} probe needs labels and the data have none; use reward.probe=panel.")

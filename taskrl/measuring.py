@@ -32,7 +32,7 @@ from taskrl.types import Inputs, ProbeData
 
 Judge = tuple[Probe, ProbeData]
 NUM_SOURCES = 256
-ENOUGH_LABELS = 20
+ENOUGH_LABELS, FEWEST_THERE = 20, 10  # a class: as the cap, and in the data
 MAX_FOLDS = 10
 COPY, BUSY_COPY = COPIES  # of the full panel, and of the reward's one look
 
@@ -64,13 +64,27 @@ def judges(
         return (solved, asked), (unseen, asked)
     size = "reward"
     if settings.probe == "few":
-        size = f"few_{max(few for few in FEW_LABELS if few <= settings.labels_per_class)}"
+        num = labels_a_class(split, settings.labels_per_class)
+        size = f"few_{max(few for few in FEW_LABELS if few <= num)}"
     paid = panel(size)
     asked = questions(*paid.parts, BUSY_COPY, hidden)
     if settings.probe == "few":
         labelled = _labelled(config, split, device)
         return (paid, dataclasses.replace(labelled, questions=asked.questions)), (unseen, asked)
     return (paid, asked), (unseen, asked)
+
+
+def labels_a_class(split: ProbeSplit, cap: int) -> int:
+    """Labels of a typical class (the median) that a probe may read; 0 where there are none."""
+    if split.labels is None:
+        return 0
+    counts = torch.bincount(split.labels)
+    return min(cap, int(counts[counts > 0].median()))
+
+
+def labels_are_few(split: ProbeSplit, cap: int) -> bool:
+    """Whether labels alone, at most `cap` a class, are too few to pay by."""
+    return cap < ENOUGH_LABELS or labels_a_class(split, cap) < FEWEST_THERE
 
 
 def observed_parts(probe: Probe) -> tuple[dict[str, tuple[float, float]], bool]:
@@ -114,8 +128,9 @@ def _labelled(config: ExperimentConfig, split: ProbeSplit, device: torch.device)
     capped = cap_labels(split, settings.labels_per_class, seed=seed)
     assert capped.labels is not None
     everything = capped.inputs.take(torch.arange(len(capped.inputs)))
-    if settings.labels_per_class < ENOUGH_LABELS:  # so few that each counts: one a class is left out at a time
-        fold = label_folds(capped.labels, capped.groups, min(settings.labels_per_class, MAX_FOLDS), seed=seed)
+    cap = settings.labels_per_class
+    if labels_are_few(split, cap):  # so few that each counts: one a class is left out at a time
+        fold = label_folds(capped.labels, capped.groups, min(labels_a_class(split, cap), MAX_FOLDS), seed=seed)
     else:
         fold = folds(len(everything), capped.labels, capped.groups, settings.num_folds, seed=seed)
     return ProbeData(inputs=everything.to(device), labels=capped.labels.to(device), folds=fold.to(device))

@@ -1,6 +1,7 @@
 """Configuration to problem: the parts fit, the splits stay apart, mistakes are sentences."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from torch import Tensor
 from taskrl.assemble import Assembled, assemble, load_data, resolve, task_space
 from taskrl.config import ExperimentConfig, load_config
 from taskrl.data.dataset import InMemory, Part, RawDataset
+from taskrl.data.splits import Probe
 from taskrl.errors import ConfigError, DataError
-from taskrl.evaluation.panel import Panel
+from taskrl.evaluation.panel import Panel, calibrated
 from taskrl.evaluation.probes import RidgeProbe
 from taskrl.meta import MetaProblem
 from taskrl.tasks.space import Codec
@@ -144,12 +146,38 @@ def test_the_panel_looks_at_all_classes_of_images_that_lie_class_by_class() -> N
     assert min(seen.count(label) for label in range(4)) >= 3
 
 
+def probe_images(*labels_a_class: int) -> Probe:
+    """So many labelled images of each class; none without labels."""
+    labels = torch.cat([torch.full((num,), label) for label, num in enumerate(labels_a_class or (40,))])
+    return Probe(InMemory(blobs(labels, size=8)), labels if labels_a_class else None, None)
+
+
 def test_auto_is_resolved_to_what_runs() -> None:
-    resolved = resolve(config(predictor__device="auto", predictor__precision="auto"), labelled=True)
+    enough = probe_images(30, 30)
+    resolved = resolve(config(predictor__device="auto", predictor__precision="auto"), enough)
     assert resolved.predictor.device in ("cpu", "cuda") and resolved.predictor.precision == "auto"
     assert resolved.reward.probe == "ridge"
-    assert resolve(config(), labelled=False).reward.probe == "panel"
-    assert resolve(resolved, labelled=True) == resolved
+    assert resolve(config(), probe_images()).reward.probe == "panel"
+    assert resolve(resolved, enough) == resolved
+
+
+@pytest.mark.parametrize(
+    ("there", "cap", "probe"),
+    [((40, 9, 10), 30, "ridge"), ((40, 9, 9), 30, "few"), ((2, 1), 30, "few"), ((30, 30), 10, "few")],
+)
+def test_few_labels_are_mixed_with_the_panel_whatever_they_are_few_by(
+    there: tuple[int, ...], cap: int, probe: str
+) -> None:
+    assert resolve(config(reward__labels_per_class=cap), probe_images(*there)).reward.probe == probe
+
+
+@pytest.mark.parametrize(("num", "size"), [(400, "few_10"), (240, "few_5"), (80, "few_1")])
+def test_a_panel_with_labels_is_weighed_by_how_many_there_are(num: int, size: str) -> None:
+    problem = assemble(config(reward__probe="few"), blob_dataset(num)).problem
+    assert isinstance(problem.probe, Panel)
+    label = "one_label" if size == "few_1" else "labels"
+    assert problem.probe.parts[label] == calibrated("frozen", size)[label]
+    assert math.isfinite(problem.probe(problem.make_predictor(0).encode, problem.probe_data).value)
 
 
 def test_the_ridge_probe_without_labels_is_refused_before_anything_runs() -> None:
@@ -163,7 +191,7 @@ def test_the_ridge_probe_without_labels_is_refused_before_anything_runs() -> Non
 def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"Device 'cuda' is not there .*; use --device auto or cpu"):
-        resolve(config(predictor__device="cuda"), labelled=True)
+        resolve(config(predictor__device="cuda"), probe_images(30, 30))
 
 
 def test_fewer_images_than_a_batch_are_refused_with_the_remedy() -> None:
