@@ -15,7 +15,7 @@ from taskrl.meta import MetaProblem
 from taskrl.predictor.predictor import Predictor
 from taskrl.seeding import torch_generator
 from taskrl.types import Budget, Quality
-from tests.builders import generator, same_tensors, tensors_of
+from tests.builders import blob_dataset, generator, same_tensors, tensors_of
 from tests.conftest import TINY
 
 PROBES = ["ridge", "few", "panel", "solvability"]
@@ -24,7 +24,8 @@ PROBES = ["ridge", "few", "panel", "solvability"]
 @pytest.fixture(params=PROBES)
 def problem(request: pytest.FixtureRequest, tiny_images: RawDataset) -> MetaProblem:
     config: ExperimentConfig = load_config(given={**TINY, "reward.probe": request.param, "reward.num_folds": 3})
-    return assemble(config, tiny_images).problem
+    enough_to_tell = blob_dataset(400) if request.param == "few" else tiny_images  # ten labels a class
+    return assemble(config, enough_to_tell).problem
 
 
 def measure(problem: MetaProblem, encode: Callable[[Tensor], Tensor]) -> Quality:
