@@ -103,10 +103,12 @@ class Store:
 
 
 def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
-    """What decides any encoder and how it is measured. data: `images_fingerprint`."""
+    """What decides any encoder and how it is measured. data: `images_fingerprint`; where a file or folder of images lies
+    does not matter.
+    """
     begun = {} if config.predictor.init else {"init_sha256"}  # cells of fresh encoders keep the names they had
     return {
-        "data": config.data.model_dump(include=OF_DATA),
+        "data": config.data.model_dump(include=OF_DATA) | {"source": Path(config.data.source).name},
         "images": data,
         "tasks": config.tasks.model_dump(),
         "predictor": config.predictor.model_dump(exclude={"compile", "init", *begun}),

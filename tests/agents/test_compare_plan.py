@@ -1,11 +1,14 @@
 """Promises of a comparison's plan: what two methods share is one cell, and a cell is named by what decides it."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agents.compare.methods import catalogue
 from agents.compare.plan import Plan
+from taskrl.data.fingerprint import images_fingerprint
 from tests.envs.tiny import tiny_config, tiny_problem
 
 
@@ -54,6 +57,18 @@ def test_a_cell_is_named_by_what_decides_it(changes: dict[str, Any], same: bool)
         return plan.cell_of(plan.finals[0], 0).name
 
     assert (name(**changes) == name()) == same
+
+
+def test_cells_do_not_depend_on_where_the_images_lie(tmp_path: Path) -> None:
+    names = set()
+    for place in ("here", "there"):
+        file = tmp_path / place / "set.npz"
+        file.parent.mkdir()
+        np.savez(file, x_train=np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8))
+        assembled = tiny_problem(data__source=str(file))
+        plan = Plan(assembled, (catalogue(assembled.config, 1)["learned"],), images_fingerprint(assembled.splits))
+        names.add((plan.searches[0].cell.name, plan.cell_of(plan.finals[0], 0).name))
+    assert len(names) == 1
 
 
 def test_longer_final_runs_are_multiples_of_the_final_run() -> None:
