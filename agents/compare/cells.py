@@ -103,8 +103,8 @@ class Store:
 
 
 def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
-    """What decides any encoder and how it is measured. data: `images_fingerprint`; where a file or folder of images lies
-    does not matter.
+    """What decides any encoder and how it is measured. data: `images_fingerprint`; where the images lie does not
+    matter.
     """
     begun = {} if config.predictor.init else {"init_sha256"}  # cells of fresh encoders keep the names they had
     return {
