@@ -45,7 +45,7 @@ def page(sets: Mapping[str, Mapping[str, Comparison]]) -> str:
 
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    balanced = any(entry["balanced"] for entry in entries)
+    balanced = any(entry.get("balanced") for entry in entries)
     titles = ["method", "length", "linear accuracy, %", *(["balanced, %"] if balanced else []), "minus `reference`"]
     titles += ["search", "training"]
     rows = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
@@ -54,7 +54,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             " ".join([f"`{entry['method']}`", entry["mark"]]).strip(),
             f"{entry['length']}" if entry["length"] else "",
             interval_text(entry["linear"], 1),
-            *([interval_text(entry["balanced"], 1)] if balanced else []),
+            *([interval_text(entry.get("balanced"), 1)] if balanced else []),
             interval_text(entry["difference"], 1, "+"),
             flops_text(entry["search_flops"]),
             flops_text(entry["train_flops"]),
