@@ -99,13 +99,12 @@ class RunFolder:
             raise RunFolderError(
                 f"Another process works on {str(self.path)!r}; wait for its end, or stop it first."
             ) from None
-        except (OSError, NotImplementedError):
-            yield
-            return
+        except (OSError, NotImplementedError):  # what filelock raises where there are no locks
+            pass
         try:
             yield
         finally:
-            lock.release()
+            lock.release()  # nothing to do where it was not acquired
 
     def config(self) -> ExperimentConfig:
         """The configuration as it was resolved."""

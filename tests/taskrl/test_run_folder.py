@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from taskrl.config import load_config
 from taskrl.errors import RunFolderError
@@ -100,6 +101,20 @@ def test_reads_of_the_test_images_are_appended(tmp_path: Path) -> None:
     folder.log_test_read("first")
     folder.log_test_read("second")
     assert folder.test_reads.read_text() == "first\nsecond\n"
+
+
+@pytest.mark.parametrize("answer", [OSError(38, "no locks"), NotImplementedError("no flock")])
+def test_a_file_system_without_locks_stops_nothing_and_hides_no_error(
+    answer: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise answer
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    folder = RunFolder.create(tmp_path / "run", CONFIG)
+    with pytest.raises(ValueError, match="of the block") as raised, folder.held():
+        raise ValueError("of the block")
+    assert raised.value.__context__ is None
 
 
 def test_the_machine_and_the_versions_are_plain_values() -> None:
