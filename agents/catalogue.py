@@ -9,7 +9,7 @@ from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from agents.matching import ProbabilityMatching
+from agents.posterior_sampling import PosteriorSampling
 from taskrl.config import AgentConfig
 from taskrl.errors import ConfigError, unknown_name
 from taskrl.registry import Registry
@@ -41,9 +41,9 @@ class AgentKind:
     version: int = 1
 
     @property
-    def matches(self) -> bool:
-        """Whether it is ProbabilityMatching, which has to know what actions mean."""
-        return self.algorithm is ProbabilityMatching
+    def plans(self) -> bool:
+        """Whether it is PosteriorSampling, which has to know what actions mean."""
+        return self.algorithm is PosteriorSampling
 
 
 AGENTS: Registry[AgentKind] = Registry("agent")
@@ -58,8 +58,8 @@ def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
             raise ConfigError(unknown_name(f"option of {agent.name}", name, set(known) - RESERVED))
         _check_option(f"agent.options.{name}", name, value, known[name].default)
     _check_group(agent)
-    if kind.matches:
-        _check_matching(agent)
+    if kind.plans:
+        _check_posterior_sampling(agent)
     # later rewards are relative to branches that all begin where this decision was gone on from: they say nothing of it
     horizon = {"gamma": 0.0} if agent.group == "branches" else {}
     return kind.settings(agent, decisions) | dict(agent.options) | horizon
@@ -77,7 +77,7 @@ def _check_group(agent: AgentConfig) -> None:
         )
 
 
-def _check_matching(agent: AgentConfig) -> None:
+def _check_posterior_sampling(agent: AgentConfig) -> None:
     """What a policy gradient can use and a Bayesian linear model cannot."""
     unused = {
         "group=branches": agent.group == "branches",
@@ -182,7 +182,7 @@ def _register(
     AGENTS.register(name)(kind)
 
 
-_register("thompson", ProbabilityMatching, "multidiscrete", "logits", _thompson, version=2)
+_register("thompson", PosteriorSampling, "multidiscrete", "logits", _thompson, version=3)
 _register("ppo", PPO, "multidiscrete", "logits", _ppo)
 _register("a2c", A2C, "multidiscrete", "logits", _a2c)
 _register("maskable-ppo", MaskablePPO, "multidiscrete", "logits", _ppo)

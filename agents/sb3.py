@@ -15,8 +15,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.catalogue import AGENTS, AgentKind, algorithm_settings, policy_settings
-from agents.matching import ProbabilityMatching
 from agents.policy import SB3TaskPolicy
+from agents.posterior_sampling import PosteriorSampling
 from agents.prior import centre, exploring_space
 from agents.sb3_logging import make_logger
 from agents.vector import LockstepVecEnv
@@ -114,7 +114,7 @@ class SB3MetaOptimizer:
             action_space=exploring_space(space, self.agent.prior_strength),
             action_mask=space.action_mask(),
             seed=self._seed,
-            group_relative=self.agent.group_relative,
+            group_relative=self.agent.group_relative and not self.kind.plans,  # which makes groups relative itself
             shuffle_rewards=self.agent.shuffle_rewards,
             branches=self.agent.group == "branches",
         )
@@ -123,7 +123,7 @@ class SB3MetaOptimizer:
         # branches compare actions: that most of them repeat the last one would leave little to compare
         persistence = self.agent.persistence if linear and self.agent.group == "episodes" else 0.0
         settings = algorithm_settings(self.agent, self._decisions)
-        if self.kind.matches:
+        if self.kind.plans:
             names = ObservationBuilder.of(problem).names
             settings |= {"task_space": space, "names": names, "persistence": persistence}
         model: BaseAlgorithm = algorithm(
@@ -229,7 +229,7 @@ def _state_of(model: BaseAlgorithm) -> dict[str, Any]:
     }
     if getattr(model, "log_ent_coef", None) is not None:
         state["log_ent_coef"] = model.log_ent_coef.detach().clone()  # type: ignore[attr-defined]
-    if isinstance(model, ProbabilityMatching):
+    if isinstance(model, PosteriorSampling):
         state["memory"] = [_as_tensor(np.stack(rows)) for rows in (model.memory.x, model.memory.gains)]
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
@@ -253,7 +253,7 @@ def _restore_state(model: BaseAlgorithm, state: Mapping[str, Any]) -> None:
         for name, tensor in state["replay"].items():
             getattr(buffer, name)[...] = tensor.numpy()
         buffer.pos, buffer.full = state["replay_position"]
-    if isinstance(model, ProbabilityMatching):
+    if isinstance(model, PosteriorSampling):
         model.memory.x, model.memory.gains = (list(rows.numpy()) for rows in state["memory"])
     torch.set_rng_state(state["rng_torch"])
     name, keys, position, has_gauss, cached = json.loads(state["rng_numpy"])

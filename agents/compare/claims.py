@@ -133,7 +133,7 @@ CLAIMS = (
     Claim(
         name="what the state is worth",
         ours=LEARNED,
-        theirs=("no-state",),
+        theirs=("no-state", "schedule"),
         compute="total",
         bench=Bar(REPORT),
         elsewhere=Bar(REPORT),

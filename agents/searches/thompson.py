@@ -127,6 +127,9 @@ class TaskFeatures:
             self._columns += [(index, level) for level in open_]
             means += [_prior_mean(prior_strength * part.logit, len(open_))] * len(open_)
         self.prior_mean: Vector = np.array([*means, *np.zeros(len(means))])
+        knobs = len(space.parts) - len(space.knobs)
+        weaker = [float(part >= knobs and level < space.parts[part].reference) for part, level in self._columns]
+        self.weaker: Vector = np.array([*weaker, *np.zeros(len(weaker))])
 
     def of(self, spec: TaskSpec, progress: float) -> Vector:
         """The vector (D,) of a task played at `progress`, in [0, 1]."""
@@ -143,13 +146,19 @@ class TaskFeatures:
         constant, slope = np.split(weights, 2, axis=1)
         return constant + self._slope(progress) * slope
 
-    def best_levels(self, effects: Vector) -> NDArray[np.int64]:
-        """For each row of `effects`, the level of each part that is best (S, num_parts)."""
-        levels = np.tile(np.array([part.reference for part in self._space.parts], dtype=np.int64), (len(effects), 1))
+    def best_levels(self, effects: Vector, *, most: int | None = None) -> NDArray[np.int64]:
+        """For each row of `effects`, the level of each part that is best (S, num_parts). most: the number of parts in
+        which it may differ from the reference's; those that add least are put back.
+        """
+        reference = np.array([part.reference for part in self._space.parts], dtype=np.int64)
+        levels = np.tile(reference, (len(effects), 1))
         gains = np.zeros(levels.shape)
         for column, (part, level) in enumerate(self._columns):
             better = effects[:, column] > gains[:, part]
             levels[better, part], gains[better, part] = level, effects[better, column]
+        if most is not None and most < levels.shape[1]:
+            least = np.argsort(-gains, axis=1, kind="stable")[:, most:]
+            np.put_along_axis(levels, least, reference[least], axis=1)
         return levels
 
     def rows(self, specs: Sequence[TaskSpec], progress: Sequence[float]) -> Vector:
