@@ -94,7 +94,7 @@ def _distinct(x: Vector, returns: Vector) -> tuple[Vector, Vector]:
 
 def _same(x: Vector, tasks: Vector) -> Vector:
     """1 where a row of x is a row of tasks (N, K)."""
-    return np.isclose(x[:, None], tasks[None]).all(axis=2).astype(np.float64)
+    return np.array(np.isclose(x[:, None], tasks[None]).all(axis=2), dtype=np.float64)
 
 
 def _component(

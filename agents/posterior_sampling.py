@@ -179,8 +179,8 @@ class PosteriorSampling(OnPolicyAlgorithm):
                 chosen.setdefault(row.tobytes(), plan)
             if len(chosen) >= self.n_envs:
                 break
-        plans = [*chosen.values(), *np.repeat(always, self.n_envs, axis=0)][: self.n_envs]
-        canonical = [[self._space.level_indices(self._space.decode(levels)) for levels in plan] for plan in plans]
+        group = [*chosen.values(), *np.repeat(always, self.n_envs, axis=0)][: self.n_envs]
+        canonical = [[self._space.level_indices(self._space.decode(levels)) for levels in plan] for plan in group]
         return np.array(canonical, dtype=np.int64)
 
     def _best_plans(self, draws: Vector, *, most: int | None) -> Levels:
