@@ -56,7 +56,7 @@ class Posterior:
         return self._draws(rng, num, width)[:, : self._dimension]
 
     def values(self, rng: np.random.Generator, num: int) -> Vector:
-        """Draws of what each of `tasks` adds to a return beside the zero vector, the reference (num, K)."""
+        """Draws of what each of `tasks` adds to a return (num, K); only differences between tasks mean anything."""
         draws = self._draws(rng, num, 1.0)
         return draws[:, : self._dimension] @ self._tasks.T + draws[:, self._dimension :]
 

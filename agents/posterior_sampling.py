@@ -21,6 +21,8 @@ Levels = NDArray[np.int64]
 PRIOR_SHARE = 0.5
 WIDTHS = (1.0, 2.0, 4.0)
 SMALLEST_GROUPS = 4
+SURE = 1000  # draws that agree, as which the task counts that was found
+ROUNDING = 1e-9
 
 
 class PlannedPolicy(ActorCriticPolicy):
@@ -44,8 +46,8 @@ class PosteriorSampling(OnPolicyAlgorithm):
 
     The model says what the levels of a task add to the return of an episode, relative to its group (equal seed). It is
     fitted to every episode so far, where a policy gradient learns from the last group only. In every group the first
-    episode plays the reference; each of the others plays the task that is best under a draw of its own from the
-    posterior, in at most `deviations` parts, and none is played twice.
+    episode plays the reference; while it looks, each of the others plays the task that is best under a draw of its own
+    from the posterior, in at most `deviations` parts. None is played twice in a group, as long as there are enough.
 
     The last groups, a share `again` of all, do not look for more: candidates are played in each of them beside the
     reference. What the policy plays in the end is one of them, found by leaving the reference step by step for the
@@ -123,7 +125,10 @@ class PosteriorSampling(OnPolicyAlgorithm):
     def train(self) -> None:
         """Remember a group of whole episodes, and match."""
         actions = self.rollout_buffer.actions.reshape(self.n_steps, self.n_envs, -1).astype(np.int64)
-        self.memory.add(self._rows(actions.swapaxes(0, 1)), self.rollout_buffer.rewards.sum(axis=0, dtype=float))
+        self.memory.add(
+            self._features.episodes(actions.swapaxes(0, 1), self._middles),
+            self.rollout_buffer.rewards.sum(axis=0, dtype=float),
+        )
         self._n_updates += 1
         if len(self.memory.gains) < self._num_groups:
             self._match()
@@ -158,7 +163,7 @@ class PosteriorSampling(OnPolicyAlgorithm):
         mean = draws.mean(axis=0)
         nested = [self._best_plans(mean[None], most=most) for most in range(1, len(self._space.parts) + 1)]
         others = np.unique(self._best_plans(draws, most=None), axis=0)
-        order = np.argsort(-(self._rows(others) @ mean), kind="stable")
+        order = np.argsort(-(self._features.episodes(others, self._middles) @ mean), kind="stable")
         return self._group(chain(nested, [others[order]], self._looking(posterior, rng)))
 
     def _looking(self, posterior: Posterior, rng: np.random.Generator) -> Iterator[Levels]:
@@ -175,7 +180,7 @@ class PosteriorSampling(OnPolicyAlgorithm):
         always = np.tile(reference, (1, self.n_steps, 1))
         chosen: dict[bytes, Levels] = {}
         for plans in chain([always], sources):
-            for row, plan in zip(self._rows(plans), plans, strict=True):
+            for row, plan in zip(self._features.episodes(plans, self._middles), plans, strict=True):
                 chosen.setdefault(row.tobytes(), plan)
             if len(chosen) >= self.n_envs:
                 break
@@ -187,11 +192,6 @@ class PosteriorSampling(OnPolicyAlgorithm):
         """The best task at each decision under each draw (S, n_steps, num_parts). most: as in `best_levels`."""
         effects = [self._features.effects(draws, middle) for middle in self._middles]
         return np.stack([self._features.best_levels(each, most=most) for each in effects], axis=1)
-
-    def _rows(self, plans: Levels) -> Vector:
-        """Features of episodes (N, D)."""
-        tasks = [[self._space.decode(levels) for levels in plan] for plan in plans]
-        return np.stack([self._features.rows(specs, self._middles).mean(axis=0) for specs in tasks])
 
     @property
     def _middles(self) -> list[float]:
@@ -216,11 +216,13 @@ class PosteriorSampling(OnPolicyAlgorithm):
         as long as one is probably better.
         """
         candidates = self._candidates()
-        tasks = self._rows(candidates)
+        tasks = self._features.episodes(candidates, self._middles)
+        distinct = np.sort(np.unique(tasks, axis=0, return_index=True)[1])
+        candidates, tasks = candidates[distinct], tasks[distinct]
         groups = len(self.memory.gains)
         values = self._posterior(groups, tasks).values(self._rng("settle"), self._num_draws)
         asked = tasks @ self._asked(groups)
-        num_changes = (tasks != 0).sum(axis=1)
+        num_changes = (np.abs(tasks) > ROUNDING).sum(axis=1)
         best = 0  # the reference
         while True:
             leads = values - values[:, [best]]
@@ -229,12 +231,12 @@ class PosteriorSampling(OnPolicyAlgorithm):
             if not len(better):
                 break
             best = int(min(better, key=lambda index: (num_changes[index], -leads[:, index].mean())))
-        self._set(*(np.tile(candidates[best, row], (self._num_draws, 1)) for row in (0, -1)))
+        self._set(*(np.tile(candidates[best, row], (SURE, 1)) for row in (0, -1)))
 
     def _asked(self, groups: int) -> Vector:
         """What each effect has to be at least (D,), in return, after `groups` groups."""
         gains = [returns[0] for returns in self.memory.gains[:groups]]  # the reference is the first of its group
-        return self._horizon * max(float(np.mean(gains)), 0.0) * self._features.weaker
+        return self._horizon * max(float(np.median(gains)), 0.0) * self._features.weaker
 
     def _set(self, first: Levels, last: Levels) -> None:
         """Logits on a line through those of the first and the last decision."""

@@ -133,7 +133,15 @@ CLAIMS = (
     Claim(
         name="what the state is worth",
         ours=LEARNED,
-        theirs=("no-state", "schedule"),
+        theirs=("no-state",),
+        compute="total",
+        bench=Bar(REPORT),
+        elsewhere=Bar(REPORT),
+    ),
+    Claim(
+        name="what a schedule is worth",
+        ours="schedule",
+        theirs=(LEARNED,),
         compute="total",
         bench=Bar(REPORT),
         elsewhere=Bar(REPORT),

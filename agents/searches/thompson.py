@@ -165,6 +165,16 @@ class TaskFeatures:
         """`of` for several tasks (N, D)."""
         return np.stack([self.of(spec, at) for spec, at in zip(specs, progress, strict=True)])
 
+    def episodes(self, plans: NDArray[np.int64], progress: Sequence[float]) -> Vector:
+        """The mean vector of each episode (N, D). plans (N, T, num_parts): levels played at each of T decisions, begun
+        at `progress` (T,).
+        """
+        distinct, where = np.unique(plans.reshape(-1, plans.shape[-1]), axis=0, return_inverse=True)
+        vectors = np.stack([self.of(self._space.decode(levels), 1.0) for levels in distinct])
+        indicators = np.split(vectors, 2, axis=1)[0][where.reshape(plans.shape[:2])]
+        slopes = np.array([self._slope(at) for at in progress])[:, None]
+        return np.concatenate([indicators.mean(axis=1), (indicators * slopes).mean(axis=1)], axis=1)
+
     def _slope(self, progress: float) -> float:
         return self._drift * (2 * progress - 1)
 

@@ -28,23 +28,63 @@ def draws(found: Posterior, **how: float) -> NDArray[np.float64]:
     return found.samples(np.random.default_rng(1), DRAWS, **how)
 
 
-def test_of_known_sds_it_is_the_regression_of_the_textbook_with_a_free_intercept_for_each_group(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in (("EFFECTS", (0.6,)), ("NOISES", (0.4,)), ("OWN", (0.1,)), ("OUTLYING", 1e9)):
+def dense(
+    x: Groups, returns: Groups, tasks: NDArray[np.float64], *, effect: float, noise: float, own: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Mean and covariance of the effects and of what tasks are worth beyond them, and the log evidence: the formulas of
+    the textbook with a free intercept for each group. Sds in units of the returns' root mean square, `own` of effects.
+    """
+    scale = np.sqrt(np.mean(np.concatenate([row - row.mean() for row in returns]) ** 2))
+    own, effect, noise = own * effect * scale, effect * scale, noise * scale
+    played = [[(row == task).all() for task in tasks] for row in np.concatenate(x)]
+    rows = np.column_stack([np.concatenate(x), np.array(played, dtype=float).reshape(len(played), len(tasks))])
+    sd = np.array([effect] * NUM_EFFECTS + [own] * len(tasks))
+    prior = np.concatenate([effect * PRIOR, np.zeros(len(tasks))])
+    luck = np.concatenate([np.eye(len(x))[[group] * len(part)] for group, part in enumerate(x)])
+    covariance = (rows * sd**2) @ rows.T + 100 * luck @ luck.T + noise**2 * np.eye(len(rows))
+    residual = np.concatenate(returns) - rows @ prior
+    gain = sd[:, None] ** 2 * rows.T @ np.linalg.inv(covariance)
+    evidence = -0.5 * (residual @ np.linalg.solve(covariance, residual) + np.linalg.slogdet(covariance)[1])
+    return prior + gain @ residual, np.diag(sd**2) - gain @ rows * sd**2, float(evidence)
+
+
+def sds_are(monkeypatch: pytest.MonkeyPatch, **values: tuple[float, ...]) -> None:
+    for name, value in values.items():
         monkeypatch.setattr(posterior, name, value)
+    monkeypatch.setattr(posterior, "OUTLYING", 1e9)
+
+
+def test_of_known_sds_it_is_the_regression_of_the_textbook(monkeypatch: pytest.MonkeyPatch) -> None:
+    sds_are(monkeypatch, EFFECTS=(0.6,), NOISES=(0.4,), OWN=(0.5,))
     x, returns = episodes()
-    gains = np.concatenate([row - row.mean() for row in returns])
-    effect, noise = 0.6 * np.sqrt(np.mean(gains**2)), 0.4 * np.sqrt(np.mean(gains**2))
-    rows, y = np.concatenate(x), np.concatenate(returns)
-    luck = np.concatenate([np.eye(NUM_GROUPS)[[group] * len(part)] for group, part in enumerate(x)])
-    covariance = effect**2 * rows @ rows.T + 1e4 * luck @ luck.T + noise**2 * np.eye(len(y))
-    gain = effect**2 * rows.T @ np.linalg.inv(covariance)
-    mean = effect * PRIOR + gain @ (y - rows @ (effect * PRIOR))
-    sd = np.sqrt(np.diag(effect**2 * np.eye(NUM_EFFECTS) - gain @ rows * effect**2))
-    found = draws(Posterior(x, returns, PRIOR))
-    assert found.mean(axis=0) == pytest.approx(mean, abs=4 * sd.max() / np.sqrt(DRAWS))
-    assert found.std(axis=0) == pytest.approx(sd, rel=0.02)
+    tasks = np.stack([np.zeros(NUM_EFFECTS), x[0][3]])
+    mean, covariance, _ = dense(x, returns, tasks, effect=0.6, noise=0.4, own=0.5)
+    found = Posterior(x, returns, PRIOR, tasks)
+    sd = np.sqrt(np.diag(covariance))[:NUM_EFFECTS]
+    assert draws(found).mean(axis=0) == pytest.approx(mean[:NUM_EFFECTS], abs=4 * sd.max() / np.sqrt(DRAWS))
+    assert draws(found).std(axis=0) == pytest.approx(sd, rel=0.02)
+    lead = np.concatenate([tasks[1] - tasks[0], [-1.0, 1.0]])
+    values = found.values(np.random.default_rng(2), DRAWS)
+    sd_of_lead = np.sqrt(lead @ covariance @ lead)
+    assert np.mean(values[:, 1] - values[:, 0]) == pytest.approx(lead @ mean, abs=4 * sd_of_lead / np.sqrt(DRAWS))
+    assert np.std(values[:, 1] - values[:, 0]) == pytest.approx(sd_of_lead, rel=0.02)
+
+
+@pytest.mark.parametrize(("effects", "noises"), [((0.3, 1.2), (0.8,)), ((0.6,), (0.8, 1.0)), ((0.3, 1.2), (0.8, 1.0))])
+def test_sds_count_as_much_as_they_explain_the_returns(
+    monkeypatch: pytest.MonkeyPatch, effects: tuple[float, ...], noises: tuple[float, ...]
+) -> None:
+    sds_are(monkeypatch, EFFECTS=effects, NOISES=noises, OWN=(0.1,))
+    x, returns = episodes(groups=3, noise=0.06)
+    none = np.zeros((0, NUM_EFFECTS))
+    choices = [(effect, noise) for effect in posterior.EFFECTS for noise in posterior.NOISES]
+    parts = [dense(x, returns, none, effect=effect, noise=noise, own=0.1) for effect, noise in choices]
+    weights = np.exp([evidence - max(part[2] for part in parts) for _, _, evidence in parts])
+    weights /= weights.sum()
+    assert 0.1 < weights.max() < 0.9, "nothing to weigh"
+    mean = sum(weight * part[0] for weight, part in zip(weights, parts, strict=True))
+    spread = max(np.sqrt(np.diag(part[1])).max() for part in parts) + np.ptp([part[0] for part in parts], axis=0).max()
+    assert draws(Posterior(x, returns, PRIOR)).mean(axis=0) == pytest.approx(mean, abs=4 * spread / np.sqrt(DRAWS))
 
 
 def test_effects_are_found_and_more_groups_leave_less_doubt() -> None:
