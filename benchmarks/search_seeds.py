@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from agents.catalogue import AGENTS
 from agents.final import UNTRAINED
 from agents.progress import Reporter
 from agents.summary import LEARNED, REFERENCE, difference
 from agents.training import train
-from taskrl.assemble import resolve
+from taskrl.assemble import find_device
 from taskrl.config import ExperimentConfig, load_config
 from taskrl.evaluation.statistics import bootstrap
 from taskrl.run_folder import RunFolder, write_result
@@ -79,8 +80,11 @@ def cell(config: ExperimentConfig, folder: Path) -> dict[str, Any]:
 
 
 def cell_file(config: ExperimentConfig, folder: Path) -> Path:
-    """Named by a hash of everything that decides the numbers ("auto" as it resolves here; not tracking or workers)."""
-    values = resolve(config, labelled=True).model_dump(exclude=WITHOUT_EFFECT)
+    """Named by a hash of everything that decides the numbers: the device that "auto" means here and the version of what
+    the agent learns, but not tracking or workers.
+    """
+    decided = {"device": str(find_device(config.predictor.device)), "version": AGENTS[config.agent.name].version}
+    values = config.model_dump(exclude=WITHOUT_EFFECT) | decided
     key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     return folder / f"search-seed-{key}.json"
 

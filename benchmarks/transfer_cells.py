@@ -12,12 +12,13 @@ from typing import Any, final
 import checkpoints
 import torch
 
-from agents.compare.cells import Cell, Store, data_fingerprint, encoder_settings
+from agents.compare.cells import Cell, Store, encoder_settings
 from agents.final import UNTRAINED, FinalJob, Generator, floors, train_final
 from agents.keeping import kept_folders
 from agents.pretraining import find_generator
 from taskrl.assemble import Assembled, assemble
 from taskrl.config import EpisodeConfig, load_config
+from taskrl.data.fingerprint import images_fingerprint
 from taskrl.evaluation.accuracy import is_imbalanced, measure
 from taskrl.export import load_exported
 from taskrl.folders import fingerprint
@@ -104,7 +105,7 @@ class Bench:
         return assemble(load_config(None, list(PINNED), given), self._dataset)
 
     def _settings(self, assembled: Assembled) -> Content:
-        settings = encoder_settings(assembled.config, data_fingerprint(assembled))
+        settings = encoder_settings(assembled.config, images_fingerprint(assembled.splits))
         return settings | {"data": settings["data"] | {"source": self.name}}  # a name, not where it lies here
 
     def _measured(self, cell: Cell, work: Callable[[], Mapping[str, Any]]) -> Content:
@@ -186,7 +187,7 @@ class Bench:
             assert found is not None
             return {"accuracy": found["best"], "flops": 0}
 
-        return self._measured(Cell("pixels", {"images": data_fingerprint(self.data), "set": self.name}), work)
+        return self._measured(Cell("pixels", {"images": images_fingerprint(self.data.splits), "set": self.name}), work)
 
     def finetuned(self, start: Recipe | None, how: str, steps: int, seed: int) -> Content:
         """An encoder, or fresh weights, trained on a few labels. how: as `taskrl finetune --how`; "probe" for the
