@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from agents.sb3 import SB3MetaOptimizer
 from agents.searches.catalogue import searches
+from agents.searches.thompson import TaskFeatures
 from taskrl.assemble import task_space
 from taskrl.config import AgentConfig, ExperimentConfig
 from taskrl.evaluation.detectability import Description
@@ -88,6 +89,7 @@ class StandIn:
 
     def __init__(self, rows: Sequence[tuple[TaskSpec, tuple[int, int], Vector]], *, quick: bool) -> None:
         self._space = task_space(ExperimentConfig(), (1, 28, 28), "multidiscrete")
+        self._features = TaskFeatures(self._space, 0.0, drift=0.0)
         x = self._levels([spec for spec, _, _ in rows])
         seeds = np.unique([f"{seed}" for _, seed, _ in rows], return_inverse=True)[1]
         _, distinct = np.unique(np.column_stack([x, seeds]), axis=0, return_index=True)
@@ -127,14 +129,7 @@ class StandIn:
 
     def _levels(self, specs: Sequence[TaskSpec]) -> Vector:
         """Which levels a recipe has that the reference has not (N, D)."""
-        reference = np.array([part.reference for part in self._space.parts])
-        rows = np.array([self._space.level_indices(spec) for spec in specs])
-        columns = [
-            (rows[:, part] == level) & (level != reference[part])
-            for part, levels in enumerate(self._space.parts)
-            for level in range(len(levels.levels))
-        ]
-        return np.stack(columns, axis=1).astype(np.float64)
+        return self._features.rows(specs, [0.0] * len(specs))
 
     def _mean(self, spec: TaskSpec) -> float:
         return float((self._kernel(self._levels([spec]), *self._sds) @ self._weights)[0])

@@ -20,18 +20,17 @@ CONSTANT = "constant"
 AGENT, PRIOR = "agent", "prior"
 REFERENCE_TOTAL = "reference-total"
 PPO: dict[str, Any] = {"agent.name": "ppo", "agent.learning_rate": None, "agent.options": {}}
-SCHEDULE: dict[str, Any] = {
-    "agent.name": "thompson",
-    "agent.learning_rate": None,
-    "agent.hidden": [],
-    "agent.group": "episodes",
-    "agent.options": {"drift": 0.2},
-}
 # agents, as the rest of the configuration has them but for these keys
 VARIANTS: dict[str, dict[str, Any]] = {
     "ppo": PPO | {"agent.group": "episodes", "agent.group_relative": False},
     "branches": PPO | {"agent.group": "branches"},
-    "schedule": SCHEDULE,
+    "schedule": {
+        "agent.name": "thompson",
+        "agent.learning_rate": None,
+        "agent.hidden": [],
+        "agent.group": "episodes",
+        "agent.options": {"drift": 0.2},
+    },
     "no-state": {"agent.observe": "zeroed"},
     "shuffled": {"agent.shuffle_rewards": True},
 }

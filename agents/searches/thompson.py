@@ -56,14 +56,9 @@ class LinearThompson:
 
     def sample(self, rng: np.random.Generator) -> Vector:
         """Weights (D,) drawn from the posterior."""
-        return np.asarray(self.samples(rng, 1)[0])
-
-    def samples(self, rng: np.random.Generator, num: int) -> Vector:
-        """Several independent draws (num, D)."""
         # L L' = precision: L'^-1 z has the posterior's covariance
         factor = np.linalg.cholesky(self._prior_precision + self._observed)
-        noise = rng.standard_normal((num, len(self._pull)))
-        return self.mean + np.linalg.solve(factor.T, noise.T).T
+        return np.asarray(self.mean + np.linalg.solve(factor.T, rng.standard_normal(len(self._pull))))
 
 
 def log_evidence(x: Vector, gain: Vector, prior_mean: Vector, prior_sd: Vector, *, noise_sd: float) -> float:
