@@ -26,7 +26,7 @@ from taskrl.folders import FORMAT_VERSION, to_json, write_text
 from taskrl.measuring import full_panel
 from taskrl.modalities.image.encoders import ENCODERS, make_encoder
 from taskrl.modalities.image.modeling import SMALL, Encoder
-from taskrl.report_figures import with_prefix
+from taskrl.report_figures import counted, with_prefix
 from taskrl.seeding import derive_seed, torch_generator
 from taskrl.transfer.distil import NUM_STATISTICS, Distilled, distil, recalibrate
 from taskrl.transfer.training import encode_all
@@ -245,7 +245,7 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
     def mean(key: str) -> float:
         return fmean(row[key] for row in rows)
 
-    seeds = "1 seed" if len(rows) == 1 else f"{len(rows)} seeds"
+    seeds = counted(len(rows), "seed")
     table = Table(title=f"{result['teacher']} on {result['data']}, {result['scored_on']} images, {seeds}")
     table.add_column("")
     for title in ("parameters", result["quality"], "compute", "s"):

@@ -22,7 +22,7 @@ from taskrl.export import README, export_encoder
 from taskrl.folders import FORMAT_VERSION, to_json, write_text
 from taskrl.modalities.image.modeling import SMALL
 from taskrl.modalities.image.state_dicts import untrained_like
-from taskrl.report_figures import with_prefix
+from taskrl.report_figures import counted, with_prefix
 from taskrl.seeding import derive_seed
 from taskrl.transfer.finetune import LEARNING_RATES, FineTuned, classify, encode_flops, fine_tune, linear_probe
 from taskrl.transfer.labelled import class_name, draw_labelled
@@ -171,7 +171,7 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
     imbalanced = result["imbalanced"]
     table = Table(
         title=f"{result['encoder']} on {result['data']}, {rows[0]['num_labels']} labels, {result['how']}, "
-        f"{result['scored_on']} images, mean of {result['seeds']} seed{'' if result['seeds'] == 1 else 's'}"
+        f"{result['scored_on']} images, mean of {counted(result['seeds'], 'seed')}"
     )
     table.add_column("")
     auroc = ("AUROC, %",) if imbalanced else ()

@@ -25,6 +25,7 @@ from agents.sitting import Sitting, sitting
 from taskrl.assemble import Assembled, assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
+from taskrl.report_figures import counted
 from taskrl.run_folder import RunFolder, refuse_existing, write_result
 from taskrl.tracking import Tracker, open_tracker
 
@@ -97,7 +98,7 @@ def _trained(assembled: Assembled, job: FinalJob, tracker: Tracker, reporter: Re
 def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalConfig) -> str:
     """After which decisions the encoders that were kept come, and why training ended."""
     num, best = row["num_decisions"], row["best_decision"]
-    ended = f"Trained for {num} decisions"
+    ended = f"Trained for {counted(num, 'decision')}"
     if num < final.decisions:
         ended = (
             f"Stopped after {num} of {final.decisions} decisions: quality rose no more than its noise in the last "
@@ -105,8 +106,8 @@ def _kept_note(row: Mapping[str, Any], qualities: Sequence[float], final: FinalC
         )
     if best == num:
         return f"{ended}; quality was best after the last ({qualities[num]:.3f}): encoder/."
-    counted, other = (BEST, LAST) if row["scored_decision"] == best else (LAST, BEST)
-    places = {counted: "encoder/", other: f"encoder-{other}/"}
+    scored, other = (BEST, LAST) if row["scored_decision"] == best else (LAST, BEST)
+    places = {scored: "encoder/", other: f"encoder-{other}/"}
     return (
         f"{ended}; quality was best after decision {best} ({qualities[best]:.3f}: {places[BEST]}) and "
         f"{qualities[num]:.3f} after the last ({places[LAST]})."

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskrl.report_figures import brief, duration, mapping, number, records, with_prefix
+from taskrl.report_figures import brief, counted, duration, mapping, number, records, with_prefix
 from taskrl.report_tables import role_of
 
 MAX_GENERATORS = 60
@@ -108,8 +108,8 @@ def _final_items(rows: Sequence[Mapping[str, Any]]) -> list[Item]:
             sum(number(row.get(key)) or 0.0 for row in mine) for key in ("train_flops", "train_images", "wall_seconds")
         )
         if flops > 0:
-            encoders = f"{len(mine)} encoders" if len(mine) > 1 else "1 encoder"
-            items.append((f"Final runs: {brief(name)}, {encoders}", "final", flops, images, seconds))
+            title = f"Final runs: {brief(name)}, {counted(len(mine), 'encoder')}"
+            items.append((title, "final", flops, images, seconds))
     return items
 
 
@@ -124,8 +124,9 @@ def search_ratio(result: Mapping[str, Any]) -> float | None:
 def search_cost(search: Mapping[str, Any]) -> str:
     """E.g. "160 episodes, 3.2 PFLOP, 1.2 M images, 1 h 10 min"; empty without a search."""
     images = number(search.get("images"))
+    num_episodes = len(records(search.get("episodes")))
     known = (
-        (len(records(search.get("episodes"))) or None, f"{len(records(search.get('episodes')))} episodes"),
+        (num_episodes or None, counted(num_episodes, "episode")),
         (number(search.get("flops")), with_prefix(number(search.get("flops")), "FLOP")),
         (images, f"{with_prefix(images, '')} images"),
         (number(search.get("wall_seconds")), duration(number(search.get("wall_seconds")))),

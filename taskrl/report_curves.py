@@ -18,6 +18,7 @@ from taskrl.report_figures import (
     Tick,
     amount,
     brief,
+    counted,
     line_path,
     listed,
     mapping,
@@ -82,7 +83,7 @@ def opponents(result: Mapping[str, Any], order: Sequence[str]) -> tuple[list[Opp
     if own:
         mean = sum(own) / len(own)
         found.append(Opponent(name=REFERENCE, kind=REFERENCE, mean=mean, low=min(own), high=max(own)))
-        told.append(f"Band of {REFERENCE}: mean and range of its {len(own)} episodes of the same length.")
+        told.append(f"Band of {REFERENCE}: mean and range of its {counted(len(own), 'episode')} of the same length.")
     series, colours = series_of(result.get("curves")), kinds(order)
     for name in order if steps and total else ():
         lines = series.get(name, [])

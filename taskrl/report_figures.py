@@ -57,6 +57,11 @@ def amount(value: float | None, digits: int, *, signed: bool = False, trim: bool
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def counted(how_many: int, noun: str, plural: str | None = None) -> str:
+    """E.g. "1 episode", "12 episodes"; plural: where it takes more than an s."""
+    return f"{how_many:,} {noun if how_many == 1 else plural or f'{noun}s'}"
+
+
 def brief(text: object, most: int = 80) -> str:
     """`text`, cut where it has more than `most` characters."""
     whole = str(text)

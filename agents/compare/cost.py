@@ -12,7 +12,7 @@ from agents.compare.plan import Plan, SearchPlan
 from agents.final import score
 from agents.forecast import Cost, Rates, rates
 from taskrl.errors import ConfigError
-from taskrl.report_figures import duration
+from taskrl.report_figures import counted, duration
 from taskrl.tuning import threads, workers_at_once
 
 UNITS_S = {"": 60.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
@@ -35,12 +35,13 @@ class Forecast:
 
     def notes(self, plan: Plan) -> list[str]:
         """Sentences for the screen."""
-        done = f"{len(plan.searches) - self.num_searches} searches and {len(plan.finals) - self.num_finals} final"
+        searches = counted(len(plan.searches) - self.num_searches, "search", "searches")
+        finals = counted(len(plan.finals) - self.num_finals, "final encoder")
         return [
             f"Searches: {self.num_searches} of {len(plan.searches)} to run, {self.searches}.",
             f"Final encoders: {self.num_finals} of {len(plan.finals)} to train, {self.finals}; "
             f"scoring {duration(self.scoring_s)}.",
-            f"Together at least {duration(self.seconds)}; {done} encoders are there already.",
+            f"Together at least {duration(self.seconds)}; there already: {searches} and {finals}.",
         ]
 
 

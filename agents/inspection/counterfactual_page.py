@@ -24,6 +24,7 @@ from envs.workers import open_pool
 from taskrl.assemble import Assembled, task_space
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.folders import typed
+from taskrl.report_figures import counted
 from taskrl.run_folder import RunFolder, check_new_file, write_result
 
 FORMAT_VERSION = 1
@@ -171,7 +172,7 @@ def gains_table(rows: Sequence[Mapping[str, Any]], own: Sequence[Branched]) -> T
     begun = sum(one.qualities[job.start] for one in own) / len(own)
     ended = sum(one.qualities[-1] for one in own) / len(own)
     progress = job.start / job.episode.decisions
-    decisions = "1 decision" if job.ahead == 1 else f"{job.ahead} decisions"
+    decisions = counted(job.ahead, "decision")
     table = Table(
         title=f"At {progress:.0%} of the episode, for {decisions}: gain of quality over the policy's own tasks "
         f"(which bring it from {begun:.4f} to {ended:.4f})"

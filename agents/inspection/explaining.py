@@ -24,6 +24,7 @@ from agents.policy import SB3TaskPolicy
 from envs.observation import LAST, ObservationBuilder
 from taskrl.errors import RunFolderError
 from taskrl.evaluation.detectability import Description
+from taskrl.report_figures import counted
 
 WHY_VERSION = 1
 STEADY = 0.01
@@ -115,7 +116,8 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
     """What the numbers say, and what they cannot say."""
     choices, num_entries = record["choices"], len(record["entries"])
     said = [
-        f"Measured on {record['num_states']} decisions of {record['num_runs']} final runs; {num_entries} entries are "
+        f"Measured on {counted(record['num_states'], 'decision')} of {counted(record['num_runs'], 'final run')}; "
+        f"{num_entries} entries are "
         "observed (what each choice was last counts as one)."
     ]
     said.append(_dependence(record["answers_to"], num_entries))

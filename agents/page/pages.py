@@ -17,7 +17,7 @@ from agents.summary import flops_text, interval_text
 from taskrl.mlflow_store import DATABASE_NAME
 from taskrl.report import context
 from taskrl.report_choices import Step, task_steps
-from taskrl.report_figures import amount, duration, mapping, number, records
+from taskrl.report_figures import amount, counted, duration, mapping, number, records
 from taskrl.report_images import Gallery
 from taskrl.report_tables import text_of
 from taskrl.tasks.space import TaskSpace
@@ -160,8 +160,9 @@ def commands(look: Look) -> list[tuple[str, str]]:
 
 
 def _amount_done(stage: Stage) -> str:
-    plural = "" if (stage.done if stage.total is None else stage.total) == 1 else "s"
-    return f"{stage.done:,}{'' if stage.total is None else f' of {stage.total:,}'} {stage.unit}{plural}"
+    if stage.total is None:
+        return counted(stage.done, stage.unit)
+    return f"{stage.done:,} of {counted(stage.total, stage.unit)}"
 
 
 def _percent(look: Look) -> int | None:
