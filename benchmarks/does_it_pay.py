@@ -6,9 +6,10 @@
     python benchmarks/does_it_pay.py --work build/pays --sets ... --quick
 
 Every set is compared twice with `taskrl compare`, from one store of cells: in breadth (every method, final runs as long
-as a search) and in depth (what is asked for the whole sum, final runs 1 and 5 times as long). A stopped study goes on
-when it is started again; one with fewer final encoders, or without depth, is a part of the whole: nothing is run twice.
-What earlier calls compared, other sets or the other part, stays on the page.
+as a search) and in depth (what is asked for the whole sum, final runs 1 and 5 times as long, 1 and 25 times on sets
+other than cluttered digits). A stopped study goes on when it is started again; one with fewer final encoders, or
+without depth, is a part of the whole: nothing is run twice. What earlier calls compared, other sets or the other part,
+stays on the page.
 The page says what it rests on. Settings: configs/pays.yaml. GTSRB, RSSCN7 and FSDD are opened once, at the end.
 """
 
@@ -22,6 +23,7 @@ import torch
 from measure import RESULTS, finish, parser
 from pays_page import PARTS, kept, page
 
+from agents.compare.claims import BENCH
 from agents.compare.comparison import compare
 from agents.progress import Reporter
 from taskrl.config import ExperimentConfig, flatten, load_config, read_yaml
@@ -33,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS, PAGE = ROOT / "configs" / "pays.yaml", ROOT / "docs" / "results.md"
 CELLS, EARLIER = RESULTS / "pays", RESULTS / "does_it_pay.json"
 DEPTH = ("learned", "learned-argmax", "one-knob", "reference", "reference-total")
-LENGTHS = (1, 5)
+LENGTHS, LENGTHS_ELSEWHERE = (1, 5), (1, 25)
 OF_CALL = ("compare.", "workers")  # what calls may differ in
 ELSEWHERE = ["compare.searches=3", "compare.finals=4"]
 QUICK = ["predictor.width=8", "predictor.batch_size=16", "episode.steps_per_decision=1", "agent.episodes=8",
@@ -84,14 +86,14 @@ def earlier() -> dict[str, dict[str, Any]]:
 
 def configuration(name: str, source: str, part: str, options: argparse.Namespace) -> ExperimentConfig:
     """One comparison."""
-    overrides = [f"workers={options.workers}", *([] if name == "cluttered-digits" else ELSEWHERE)]
+    overrides = [f"workers={options.workers}", *([] if name == BENCH else ELSEWHERE)]
     overrides += QUICK if options.quick else []
     overrides += [] if options.finals is None else [f"compare.finals={options.finals}"]
     given: dict[str, Any] = {"data.source": source}
     if name == "gtsrb":
         given["data.groups"] = "track"
     if part == "depth":
-        given["compare.lengths"] = list(LENGTHS)
+        given["compare.lengths"] = list(LENGTHS if name == BENCH else LENGTHS_ELSEWHERE)
     methods = options.methods or (list(DEPTH) if part == "depth" else QUICK_METHODS if options.quick else None)
     if methods is not None:
         given["compare.methods"] = methods

@@ -7,6 +7,7 @@ from agents.compare.claims import BENCH, CLAIMS, claim_sentence
 from agents.compare.table import pairs
 from agents.summary import flops_text, interval_text, measured_by
 from taskrl.evaluation.statistics import hierarchical_bootstrap
+from taskrl.report_figures import counted
 
 PARTS = {"breadth": "Every method, final runs as long as a search", "depth": "The whole sum"}
 OF_ROWS = ("method", "length", "number", "train_seed", "linear_accuracy", "balanced_accuracy", "imbalanced")
@@ -34,14 +35,16 @@ def page(sets: Mapping[str, Mapping[str, Comparison]]) -> str:
         lines += [f"## {name}", "", next(iter(parts.values()))["verdict"], ""]
         for part, one in parts.items():
             compare = one["config"]["compare"]
-            rests_on = f"{compare['searches']} searches, {compare['finals']} final encoders of each."
+            rests_on = f"{compare['searches']} searches, {counted(compare['finals'], 'final encoder')} of each."
             notes = [f"- **{note}**" for note in one["notes"]]
             lines += [f"### {PARTS[part]}", "", rests_on, "", *_table(one["table"]), ""]
             lines += [*notes, *_claims(one["claims"]), ""]
         if "depth" in parts:
             lines += [parts["depth"]["break_even"]["sentence"], ""]
-    elsewhere = [parts["breadth"] for name, parts in sets.items() if name != BENCH and "breadth" in parts]
-    return "\n".join([*lines, *_overall(elsewhere)]).rstrip("\n") + "\n"
+    elsewhere = [parts for name, parts in sets.items() if name != BENCH]
+    for part in PARTS:
+        lines += _overall([parts[part] for parts in elsewhere if part in parts])
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -69,20 +72,25 @@ def _claims(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _overall(comparisons: Sequence[Comparison]) -> list[str]:
-    """The claims in the mean over sets: sets are resampled, then searches (seeds where neither method searches)."""
+    """The claims in the mean over sets, at the greatest length that all of them have: sets are resampled, then searches
+    (seeds where neither method searches).
+    """
+    if not comparisons:
+        return []
+    length = min(max(one["config"]["compare"]["lengths"]) for one in comparisons)
     told = []
     for claim in CLAIMS:
         for theirs in claim.theirs:
-            gaps = [found for one in comparisons if (found := _gaps(one, claim.ours, theirs))]
+            gaps = [found for one in comparisons if (found := _gaps(one, claim.ours, theirs, length))]
             if len(gaps) > 1:
                 gap = interval_text(vars(hierarchical_bootstrap(gaps)), 1, "+")
                 told.append(f"- {claim.name}: `{claim.ours}` minus `{theirs}` {gap} points, {len(gaps)} sets.")
-    heading = [f"## In the mean over sets other than {BENCH}", "", "At length 1.", ""]
-    return [*heading, *told] if told else []
+    heading = [f"## In the mean over sets other than {BENCH}, at length {length}", ""]
+    return [*heading, *told, ""] if told else []
 
 
-def _gaps(one: Comparison, ours: str, theirs: str) -> list[float]:
+def _gaps(one: Comparison, ours: str, theirs: str, length: int) -> list[float]:
     """The mean difference of every search, of every seed where there is none; empty where it was not measured."""
     column = measured_by(one["rows"])
-    groups = [[a[column] - b[column] for a, b in found] for found in pairs(one["rows"], ours, theirs, 1)]
+    groups = [[a[column] - b[column] for a, b in found] for found in pairs(one["rows"], ours, theirs, length)]
     return groups[0] if len(groups) == 1 else [sum(group) / len(group) for group in groups]

@@ -50,3 +50,25 @@ def test_half_a_set_is_not_left_behind(program: ModuleType, tmp_path: Path, monk
     with pytest.raises(KeyboardInterrupt):
         program.subset("digits", "", tmp_path / "work")
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_the_mean_over_other_sets_is_taken_at_the_greatest_length_of_each_part(program: ModuleType) -> None:
+    def compared(lengths: list[int], lead: float) -> dict[str, Any]:
+        rows = [
+            {"method": method, "length": length, "number": number, "train_seed": number, "linear_accuracy": accuracy}
+            for length in lengths
+            for number in range(3)
+            for method, accuracy in (("reference-total", 80.0), ("learned", 80.0 + lead * length + number))
+        ]
+        compare = {"searches": 3, "finals": 1, "lengths": lengths}
+        one = {"verdict": "A verdict.", "config": {"compare": compare}, "notes": [], "table": [], "claims": []}
+        return {**one, "rows": rows, "break_even": {"sentence": "Break-even: said."}}
+
+    sets = {name: {"breadth": compared([1], lead), "depth": compared([1, 25], lead)} for name, lead in
+            (("cluttered-digits", 9.0), ("fashion", 1.0), ("cars", -2.0))}  # fmt: skip
+    told = program.page(sets).split("## In the mean over sets other than cluttered-digits, at length ")
+    assert [part[: part.index("\n")] for part in told[1:]] == ["1", "25"]
+    assert "pays: `learned` minus `reference-total` +0.5 [" in told[1]  # (1 + -2) / 2 + 1
+    assert "pays: `learned` minus `reference-total` -11.5 [" in told[2]
+    assert program.page({"cluttered-digits": sets["cluttered-digits"]}).count("In the mean over") == 0
+    assert "3 searches, 1 final encoder of each." in program.page(sets)
