@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.keeping import BEST, EMA, LAST, kept_folders
+from agents.options import pieces
 from agents.policy_export import write_policy
 from taskrl.config import TrackingConfig
 from taskrl.errors import ConfigError, RunFolderError, unknown_name
@@ -72,7 +73,7 @@ class Source:
 
 def formats_named(given: Sequence[str]) -> tuple[str, ...]:
     """Formats from options, each of which may be a list with commas; none given is the folder. Raises ConfigError."""
-    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    names = pieces(given)
     if given and not names:
         raise ConfigError(f"--format {', '.join(map(repr, given))} names no format; known: {', '.join(PLACES)}.")
     for name in names:

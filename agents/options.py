@@ -1,5 +1,6 @@
 """Options that several commands share, and how they become a configuration."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,6 +96,11 @@ KEYS = {
 }
 
 
+def pieces(given: Sequence[str]) -> list[str]:
+    """What stands between the commas of each text, without blanks."""
+    return [piece.strip() for text in given for piece in text.split(",") if piece.strip()]
+
+
 def build_config(options: dict[str, Any]) -> ExperimentConfig:
     """Defaults, then --config, then --set, then the options that were given."""
     given: dict[str, Any] = {}
@@ -103,7 +109,7 @@ def build_config(options: dict[str, Any]) -> ExperimentConfig:
         if value is None or value is False:
             continue
         if option == "objectives":
-            value = [name.strip() for name in value.split(",") if name.strip()]
+            value = pieces([value])
         given[key] = str(value) if isinstance(value, Path) else value
     if options.get("no_labels"):
         given["data.use_labels"] = False

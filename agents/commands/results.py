@@ -31,8 +31,8 @@ def inspect(
         int | None, typer.Option(help="With --counterfactuals: episodes; default 5.", min=1, max=1000)
     ] = None,
     at: Annotated[
-        list[float] | None,
-        typer.Option(help="With --counterfactuals: progress of a snapshot, 0 to 1; repeatable; default 0, 0.5 and 1."),
+        list[str] | None,
+        typer.Option(help="With --counterfactuals: progress of snapshots, 0 to 1, with commas; default 0,0.5,1."),
     ] = None,
     ahead: Annotated[
         int | None,

@@ -15,6 +15,7 @@ from agents.final import Generator, check_generator
 from agents.forecast import rates
 from agents.inspection.counterfactuals import Branched, BranchJob, alternatives_of, branch, compared
 from agents.inspection.why_of_run import plain_answer
+from agents.options import pieces
 from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.schedule import row_at
@@ -24,7 +25,7 @@ from envs.workers import open_pool
 from taskrl.assemble import Assembled, task_space
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.folders import typed
-from taskrl.report_figures import counted
+from taskrl.report_figures import brief, counted
 from taskrl.run_folder import RunFolder, check_new_file, write_result
 
 FORMAT_VERSION = 1
@@ -55,9 +56,11 @@ def requested(asked: bool, options: Mapping[str, Any]) -> CounterfactualRequest 
             raise ConfigError(f"{', '.join(f'--{name}' for name in given)} is for --counterfactuals; give that too.")
         return None
     if "at" in given:
-        given["at"] = tuple(given["at"])
+        given["at"] = tuple(_share(piece) for piece in pieces(given["at"]))
+        if not given["at"]:
+            raise ConfigError("--at names no progress; give numbers from 0 (start) to 1 (last decision), e.g. 0,0.5.")
     if "choices" in given:
-        given["choices"] = tuple(name.strip() for name in given["choices"].split(",") if name.strip())
+        given["choices"] = tuple(pieces([given["choices"]]))
         if not given["choices"]:
             raise ConfigError(
                 "--choices names no choice; name some, e.g. crop,mirror, or leave it out for all of them."
@@ -143,11 +146,22 @@ def _branches(jobs: Sequence[BranchJob], setup: WorkerSetup, reporter: Reporter)
     return [found[index] for index in range(len(jobs))]
 
 
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _no_progress(text) from None
+
+
+def _no_progress(text: str) -> ConfigError:
+    return ConfigError(f"--at {brief(text)} is no progress; give a number from 0 (start) to 1 (last decision).")
+
+
 def starts_of(at: Sequence[float] | None, decisions: int) -> tuple[int, ...]:
     """Numbers of the decisions that hold at these shares of progress. Raises ConfigError for one outside [0, 1]."""
     for share in at or ():
         if not 0 <= share <= 1:
-            raise ConfigError(f"--at {share:g} is no progress; give a number from 0 (start) to 1 (last decision).")
+            raise _no_progress(f"{share:g}")
     return tuple(sorted({row_at(share, decisions) for share in at or DEFAULT_AT}))
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from agents.options import pieces
 from agents.page.beside import MOST_COMPARED, beside_view
 from agents.page.look import DONE, Look, Watch
 from agents.page.pages import FIGURE, comparison_view, line_of, run_view
@@ -122,9 +123,7 @@ def _add_pages(app: FastAPI, runs: Runs) -> None:
 
     @app.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, runs_: Annotated[list[str] | None, Query(alias="runs")] = None) -> Response:
-        wanted = dict.fromkeys(
-            each.strip() for text in (runs_ or [])[: MOST_COMPARED + 1] for each in text.split(",") if each.strip()
-        )
+        wanted = dict.fromkeys(pieces((runs_ or [])[: MOST_COMPARED + 1]))
         if not all(each.isascii() and each.isdigit() and len(each) < 9 for each in wanted):
             raise HTTPException(404, "Runs are compared by their numbers, as in /compare?runs=1,2.")
         if not 2 <= len(wanted) <= MOST_COMPARED:

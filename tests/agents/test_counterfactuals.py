@@ -73,7 +73,7 @@ def test_a_branch_is_the_episode_that_played_the_alternative_from_its_beginning(
 def test_the_command_says_the_cost_first_and_writes_every_gain(finished: RunFolder, here: Path) -> None:
     before = snapshot(finished.path)
     result = taskrl("inspect", finished.path, "--counterfactuals", "--seeds", 2, "--choices", "mirror,jitter",
-                    "--at", 0, "--at", 1, "--out", "gains.json")  # fmt: skip
+                    "--at", "0,1", "--out", "gains.json")  # fmt: skip
     assert result.exit_code == 0, result.output
     first, *rest = result.stdout.splitlines()
     assert "4 snapshots, about 4 other tasks from each, 22 decisions of 2 steps" in first and "FLOP, at least" in first
@@ -115,6 +115,8 @@ def test_stopped_it_has_written_nothing(finished: RunFolder, here: Path, monkeyp
         (["--counterfactuals", "--choices", "mirrow"], "Did you mean 'mirror'"),
         (["--counterfactuals", "--at", "2"], "--at 2 is no progress"),
         (["--counterfactuals", "--at", "nan"], "--at nan is no progress"),
+        (["--counterfactuals", "--at", "0,half"], "--at half is no progress"),
+        (["--counterfactuals", "--at", ","], "--at names no progress"),
         (["--counterfactuals", "--out", "there.json"], "exists already"),
         (["--counterfactuals", "--out", "nowhere/new.json"], "make it first"),
         (["--counterfactuals", "--out", "there.json/new.json"], "make it first"),
