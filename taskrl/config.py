@@ -63,9 +63,10 @@ class PredictorConfig(Section):
 
 
 class RewardConfig(Section):
-    """What quality is (docs/reward.md). probe auto: ridge where labels exist, few (labels and panel) where there are
-    fewer than 20 a class or the goal is not frozen features, the label-free panel elsewhere; solvability is the mean of
-    held-out tasks. goal: what the encoder is for. labels_per_class caps the labels that are read.
+    """What quality is (docs/reward.md). probe auto: ridge where labels exist, few (labels and panel) where
+    labels_per_class is below 20, the probe images hold fewer than 10 a class or the goal is not frozen features, the
+    label-free panel elsewhere; solvability is the mean of held-out tasks. goal: what the encoder is for.
+    labels_per_class caps the labels that are read.
 
     shaping: what a decision is paid: its gain, or its gain minus the reference's at the same decision (reference_curve:
     quality of the reference before and after each decision; measured when empty). cost_weight: what one reference
