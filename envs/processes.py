@@ -1,5 +1,6 @@
 """Workers as processes of this machine: spawned, one torch thread each, sharing the images of the parent."""
 
+import os
 import pickle
 import signal
 import threading
@@ -7,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any, final
 
@@ -106,6 +108,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
 def _serve(connection: Connection, setup: WorkerSetup) -> None:
     """The worker's main loop. Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     hosts: list[EnvHost] = []
 
@@ -128,3 +131,11 @@ def _serve(connection: Connection, setup: WorkerSetup) -> None:
             connection.send((ERROR, f"the result of {request[0]} cannot be pickled:\n{traceback.format_exc()}"))
         except OSError:
             return
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed asks nobody to stop, and what a worker still trains is for nobody."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

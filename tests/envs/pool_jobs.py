@@ -4,9 +4,13 @@ import os
 import signal
 import tempfile
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from envs.host import WorkerSetup
+from envs.pool import WorkerPool
+from envs.processes import Processes
 from taskrl.assemble import Assembled
 from taskrl.errors import DataError
 
@@ -38,6 +42,15 @@ def die(assembled: Assembled) -> None:
 
 def hang(assembled: Assembled) -> None:
     time.sleep(600)
+
+
+def keep_a_worker_busy(setup: WorkerSetup, told: Connection) -> None:
+    """For a process of its own: says the worker's process id, then waits for what never comes."""
+    pool = WorkerPool(Processes(setup, 1), deadline_s=600, warn=print)
+    pool.call(0, "run", process_id)
+    told.send(pool.result(0))
+    pool.call(0, "run", hang)
+    pool.result(0)
 
 
 def hang_at_first(assembled: Assembled, index: int, parent: int) -> int:

@@ -4,6 +4,7 @@ nothing is left behind.
 Few pools serve all the tests: spawning one takes seconds.
 """
 
+import multiprocessing
 import os
 import signal
 import time
@@ -183,6 +184,25 @@ def test_killed_and_hung_workers_are_named_in_time_and_none_is_left_behind() -> 
     assert not three.warnings, "the worker whose call was given up is well again"
     pool.close()
     assert not [pid for pid in pids if pool_jobs.is_alive(pid)]
+
+
+def test_a_worker_at_work_ends_when_its_parent_is_killed() -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    parent = context.Process(target=pool_jobs.keep_a_worker_busy, args=(setup(), theirs))
+    parent.start()
+    assert ours.poll(60)
+    worker = ours.recv()
+    assert pool_jobs.is_alive(worker)
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 10
+    while pool_jobs.is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    alive = pool_jobs.is_alive(worker)
+    if alive:
+        os.kill(worker, signal.SIGKILL)
+    assert not alive
 
 
 def test_a_step_asked_twice_is_played_once_and_one_out_of_turn_is_refused() -> None:
