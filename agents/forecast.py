@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from taskrl.assemble import Assembled
 from taskrl.config import EpisodeConfig, ExperimentConfig
-from taskrl.report_figures import duration, with_prefix
+from taskrl.report_figures import counted, duration, with_prefix
 from taskrl.tuning import images_per_second, seconds_to_measure, workers_at_once
 
 LARGEST_SHARE = 0.25  # of the final run, for its search
@@ -74,6 +74,4 @@ def search_notes(config: ExperimentConfig) -> list[str]:
 def cost_notes(assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]]) -> list[str]:
     """A sentence for each (what, number of episodes, their length); agents learn in between."""
     measured = rates(assembled)
-    return [
-        f"{what}: {num} episode{'' if num == 1 else 's'}, {measured.of(num, episode)}." for what, num, episode in plans
-    ]
+    return [f"{what}: {counted(num, 'episode')}, {measured.of(num, episode)}." for what, num, episode in plans]

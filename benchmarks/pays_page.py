@@ -75,9 +75,10 @@ def _overall(comparisons: Sequence[Comparison]) -> list[str]:
     """The claims in the mean over sets, at the greatest length that all of them have: sets are resampled, then searches
     (seeds where neither method searches).
     """
-    if not comparisons:
+    lengths = [set(one["config"]["compare"]["lengths"]) for one in comparisons]
+    length = max(set.intersection(*lengths), default=None) if lengths else None
+    if length is None:
         return []
-    length = min(max(one["config"]["compare"]["lengths"]) for one in comparisons)
     told = []
     for claim in CLAIMS:
         for theirs in claim.theirs:

@@ -9,6 +9,7 @@ import yaml
 
 from agents.final import FIXED, HARD_VIEWS, PROFILE, SUPERVISED, UNTRAINED
 from agents.online import ONLINE
+from agents.options import pieces
 from agents.searches.catalogue import searches
 from agents.summary import LEARNED, PIXELS, REFERENCE
 from taskrl.config import ExperimentConfig, validate
@@ -121,8 +122,8 @@ def split_names(values: Sequence[str]) -> list[str]:
     """--methods: names with commas between them; a value that begins with fixed: is one name."""
     names = []
     for value in values:
-        names += [value.strip()] if value.startswith(FIXED) else [name.strip() for name in value.split(",")]
-    return [name for name in names if name]
+        names += [value.strip()] if value.startswith(FIXED) else pieces([value])
+    return names
 
 
 def _constant(num_channels: int) -> list[Method]:

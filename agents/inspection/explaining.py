@@ -117,8 +117,7 @@ def _sentences(record: Mapping[str, Any]) -> list[str]:
     choices, num_entries = record["choices"], len(record["entries"])
     said = [
         f"Measured on {counted(record['num_states'], 'decision')} of {counted(record['num_runs'], 'final run')}; "
-        f"{num_entries} entries are "
-        "observed (what each choice was last counts as one)."
+        f"{num_entries} entries are observed (what each choice was last counts as one)."
     ]
     said.append(_dependence(record["answers_to"], num_entries))
     pairs = [(value, name, entry) for name, row in choices.items() for entry, value in row["sensitivity"].items()]
