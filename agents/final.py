@@ -357,6 +357,7 @@ def _row(
         "imbalanced": _is_imbalanced(splits.fitting, scored),
         "knn_accuracy": on_scored.knn if on_scored else None,
         "validation_accuracy": on_validation.linear if on_validation else None,
+        "validation_balanced_accuracy": on_validation.balanced if on_validation else None,
         # the supervised floor was trained on the very labels that the probe scores with
         "quality": None if job.generator.source == SUPERVISED else quality,
         "num_decisions": keeper.num_decisions,

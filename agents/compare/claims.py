@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.compare.methods import REFERENCE_TOTAL
-from agents.compare.table import (
-    Row,
-    difference,
-    pairs,
-    rows_of,
-    validated_by,
-)
+from agents.compare.table import VALIDATION_BALANCED, Row, difference, pairs, rows_of, validated_by
 from agents.final import SUPERVISED, UNTRAINED
 from agents.summary import LEARNED, QUALITY, REFERENCE, ends_of, interval_text, measured_by
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
+from taskrl.report_figures import counted
 
 BENCH = "cluttered-digits"
 FEWEST_PAIRS, FEWEST_FOR_LITTLE = 5, 10  # of two equal methods, one is ahead in all 5 pairs once in 16 times
+FEWEST_SEARCHES = 3
+SEARCHES_ON_BENCH, ENCODERS_ON_BENCH = 5, 30  # docs/protocol.md
 ABOUT_EQUAL = 0.05
 PASSED, FAILED, OPEN, REPORTED = "passed", "failed", "not measured", "reported"
 ABOVE, NOT_WORSE, NO_GAIN, CUT, REPORT = "above", "not worse", "no gain", "error cut", "report"
@@ -154,7 +151,7 @@ def judge(rows: Sequence[Row], length: int, data: str) -> list[dict[str, Any]]:
     measured or reported. The bar has to be held against each opponent. Without labels the unit is quality, and bars in
     points are bars at 0.
     """
-    return [_judged(claim, rows, length, claim.bench if data == BENCH else claim.elsewhere) for claim in CLAIMS]
+    return [_judged(claim, rows, length, bench=data == BENCH) for claim in CLAIMS]
 
 
 def break_even(rows: Sequence[Row], lengths: Sequence[int]) -> dict[str, Any]:
@@ -192,7 +189,8 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
         return None, "No learned policy was compared: no verdict, and no encoder is exported."
     column = validated_by(rows)
     labelled = column != QUALITY
-    digits, unit = (1, "points of linear accuracy on validation images") if labelled else (3, "of quality (no labels)")
+    kind = "balanced" if column == VALIDATION_BALANCED else "linear"
+    digits, unit = (1, f"points of {kind} accuracy on validation images") if labelled else (3, "of quality (no labels)")
     gap = difference(rows, LEARNED, REFERENCE, length, by=column)
     if gap is None:
         return REFERENCE, "The learned policy has no measured quality; the reference's encoder is exported."
@@ -229,12 +227,11 @@ def _better(rows: Sequence[Row], length: int, column: str, digits: int) -> str:
     return f" But there others beat it: {', '.join(named)}."
 
 
-def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[str, Any]:
+def _judged(claim: Claim, rows: Sequence[Row], length: int, *, bench: bool) -> dict[str, Any]:
     labelled = measured_by(rows) != QUALITY
-    bars = bar, claim.goal
+    bar, goal = claim.bench if bench else claim.elsewhere, claim.goal
     if not labelled:  # points of accuracy say nothing about quality
-        bars = _without_points(bar), _without_points(claim.goal) if claim.goal else None
-    bar, goal = bars[0], bars[1]
+        bar, goal = _without_points(bar), _without_points(goal) if goal else None
     gaps = {name: _gap(bar, rows, claim.ours, name, length) for name in claim.theirs}
     known = {name: gap for name, gap in gaps.items() if gap is not None}
     entry: dict[str, Any] = {
@@ -257,14 +254,31 @@ def _judged(claim: Claim, rows: Sequence[Row], length: int, bar: Bar) -> dict[st
         return {**entry, "strictest": None, "status": OPEN, "why": _why_nothing(bar), "goal": None}
     strictest = _strictest(bar, known)
     status, why = PASSED if bar.holds(known[strictest]) else FAILED, ""
-    points = difference(rows, claim.ours, strictest, length) if labelled else None  # also where the bar is in percent
-    few = _too_few(_num_pairs(rows, claim.ours, strictest, length), points.mean if points else None)
+    decisive = known if status == PASSED else [strictest]
+    few = next(filter(None, (_undecided(claim, rows, name, length, bar, status, bench) for name in decisive)), "")
+    num = _num_pairs(rows, claim.ours, strictest, length)
     if bar.kind == REPORT:
         status = REPORTED
     elif few:
         status, why = OPEN, few
+    elif status == PASSED and bench and num < ENCODERS_ON_BENCH:
+        why = f"on {num} of the {ENCODERS_ON_BENCH} encoders that the protocol asks for"
     reached = None if goal is None or status == OPEN else all(goal.holds(gap) for gap in known.values())
     return {**entry, "strictest": strictest, "status": status, "why": why, "goal": reached}
+
+
+def _undecided(claim: Claim, rows: Sequence[Row], theirs: str, length: int, bar: Bar, status: str, bench: bool) -> str:
+    """Why so many pairs, or so many searches, decide nothing against `theirs`; empty where they do."""
+    found = pairs(rows, claim.ours, theirs, length)
+    gap = difference(rows, claim.ours, theirs, length)  # in points also where the bar is in percent
+    points = gap.mean if gap and measured_by(rows) != QUALITY else None
+    if status == PASSED and bar.kind in (NOT_WORSE, NO_GAIN) and gap and gap.low <= 0 <= gap.high:
+        points = 0.0  # that there is no difference is a claim about little, however far off the mean
+    few = _too_few(sum(len(group) for group in found), points)
+    searched = any(row["number"] is not None for group in found for pair in group for row in pair)
+    if few or not searched or len(found) >= (SEARCHES_ON_BENCH if bench else FEWEST_SEARCHES):
+        return few
+    return f"{counted(len(found), 'search', 'searches')} cannot tell"
 
 
 def _strictest(bar: Bar, known: Mapping[str, Interval]) -> str:

@@ -29,12 +29,15 @@ from taskrl.evaluation.statistics import Interval, bootstrap, hierarchical_boots
 from taskrl.report_figures import duration
 
 Row = Mapping[str, Any]
-VALIDATION = "validation_accuracy"
+VALIDATION, VALIDATION_BALANCED = "validation_accuracy", "validation_balanced_accuracy"
 
 
 def validated_by(rows: Sequence[Row]) -> str:
     """The column that chooses an encoder: as `measured_by`, on validation images."""
-    return QUALITY if measured_by(rows) == QUALITY else VALIDATION
+    column = measured_by(rows)
+    if column == BALANCED and all(VALIDATION_BALANCED in row for row in rows):  # rows of earlier versions lack it
+        return VALIDATION_BALANCED
+    return QUALITY if column == QUALITY else VALIDATION
 
 
 def rows_of(rows: Sequence[Row], method: str, length: int) -> list[Row]:
