@@ -130,6 +130,16 @@ def search_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
     }
 
 
+def prior_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
+    """What decides an agent before training, whose policy says what it observes: parts of the quality that no label
+    enters, of which a ridge has none, and the length of an episode, which an agent that plans does not weigh.
+    """
+    settings = search_settings(config, data)
+    observed = [] if config.reward.probe == "ridge" else ["probe"]
+    observed += [] if AGENTS[config.agent.name].plans else ["episode"]
+    return {name: settings[name] for name in ("data", "images", "tasks", "seed", "agent", *observed)}
+
+
 def _text(cell: Cell, content: Mapping[str, Any]) -> str:
     decided_by, kept = _plain(cell.decided_by), _plain(content)
     record = {"format_version": CELL_VERSION, "decided_by": decided_by, "content": kept}

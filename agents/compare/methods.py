@@ -1,5 +1,6 @@
 """The methods that can be compared: floors, what learns nothing, and learners."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def catalogue(config: ExperimentConfig, num_channels: int) -> dict[str, Method]:
         *(Method(name=name, search=AGENT, changes=changes) for name, changes in VARIANTS.items()),
         Method(name=REFERENCE, source=REFERENCE),
         Method(name=REFERENCE_TOTAL, source=REFERENCE, search=AGENT, whole_sum=True),
-        *_constant(num_channels),
+        *_constant(config, num_channels),
         *(Method(name=name, source=name) for name in (PROFILE, HARD_VIEWS)),
         Method(name=ONLINE, source=ONLINE),
         *(Method(name=name, source=recipe, objective=name) for name, recipe in recipe_of.items()),
@@ -126,8 +127,10 @@ def split_names(values: Sequence[str]) -> list[str]:
     return names
 
 
-def _constant(num_channels: int) -> list[Method]:
-    """The best single recipe on simulated sets, for grey or for colour images, where the package has one."""
+def _constant(config: ExperimentConfig, num_channels: int) -> list[Method]:
+    """The best single recipe on simulated sets, for grey or for colour images, where the package has one. What the user
+    forbids or limits stays the reference's, which keeps to that.
+    """
     if not CONSTANT_FILE.is_file():
         return []
     kind = "grey" if num_channels == 1 else "colour"
@@ -135,7 +138,9 @@ def _constant(num_channels: int) -> list[Method]:
         recipe = yaml.safe_load(CONSTANT_FILE.read_text(encoding="utf-8"))[kind]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"{CONSTANT_FILE} holds no recipe for {kind} images; install taskrl again.") from error
-    return [Method(name=CONSTANT, source=f"{FIXED}{recipe}")]
+    settled = {*config.tasks.forbid, *(re.split("[<>]", limit)[0].strip() for limit in config.tasks.limit)}
+    open_ = [item for item in recipe.split(",") if item.partition("=")[0].removeprefix("no-") not in settled]
+    return [Method(name=CONSTANT, source=f"{FIXED}{','.join(open_)}")]
 
 
 def _alone(config: ExperimentConfig, objective: str) -> str:

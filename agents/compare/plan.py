@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from agents.compare.cells import Cell, Store, encoder_settings, search_settings
+from agents.compare.cells import Cell, Store, encoder_settings, prior_settings, search_settings
 from agents.compare.methods import AGENT, PRIOR, Method
 from agents.final import UNTRAINED, FinalJob, Generator
 from agents.policy_search import num_episodes
@@ -30,10 +30,10 @@ class SearchPlan:
 
     @cached_property
     def cell(self) -> Cell:
-        settings = search_settings(self.config, self.data)
         if self.kind == PRIOR:
-            settings = {name: settings[name] for name in ("data", "images", "tasks", "seed", "agent")}
-        elif self.kind != AGENT:
+            return Cell("search", {"kind": self.kind, **prior_settings(self.config, self.data)})
+        settings = search_settings(self.config, self.data)
+        if self.kind != AGENT:
             agent = self.config.agent.model_dump(include={"prior_strength"})
             settings = {**settings, "agent": agent, "num_episodes": self.num_episodes}
         return Cell("search", {"kind": self.kind, **settings})

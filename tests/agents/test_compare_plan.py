@@ -8,6 +8,8 @@ import pytest
 
 from agents.compare.methods import catalogue
 from agents.compare.plan import Plan
+from agents.final import FIXED
+from taskrl.assemble import task_space
 from taskrl.data.fingerprint import images_fingerprint
 from tests.envs.tiny import tiny_config, tiny_problem
 
@@ -59,6 +61,25 @@ def test_a_cell_is_named_by_what_decides_it(changes: dict[str, Any], same: bool)
     assert (name(**changes) == name()) == same
 
 
+@pytest.mark.parametrize(
+    ("agent", "changes", "same"),
+    [
+        ("ppo", {"reward__probe": "panel"}, False),
+        ("ppo", {"episode__steps_per_decision": 3}, False),
+        ("ppo", {"reward__labels_per_class": 20}, True),
+        ("thompson", {"reward__probe": "panel"}, False),
+        ("thompson", {"episode__steps_per_decision": 3}, True),
+    ],
+)
+def test_a_policy_before_training_is_named_by_what_it_observes(agent: str, changes: dict[str, Any], same: bool) -> None:
+    def name(**options: Any) -> str:
+        assembled = tiny_problem(agent__name=agent, **options)
+        plan = Plan(assembled, (catalogue(assembled.config, 1)["prior"],), "data")
+        return plan.searches[0].cell.name
+
+    assert (name(**changes) == name()) == same
+
+
 def test_cells_do_not_depend_on_where_the_images_lie(tmp_path: Path) -> None:
     names = set()
     for place in ("here", "there"):
@@ -77,3 +98,10 @@ def test_longer_final_runs_are_multiples_of_the_final_run() -> None:
     plan = Plan(assembled, (known["reference"], known["untrained"]), "data")
     steps = {(final.method.name, final.length): plan.episode_of(final, 0).steps_per_decision for final in plan.finals}
     assert steps == {("reference", 1): 2, ("reference", 5): 10, ("untrained", 1): 2}
+
+
+def test_the_constant_recipe_keeps_to_what_the_user_knows() -> None:
+    config = tiny_config(tasks__forbid=["upside_down"], tasks__limit=["jitter<=0.2", "crop >= 0.6"])
+    recipe = catalogue(config, 1)["constant"].source.removeprefix(FIXED)
+    levels = dict(task_space(config, (1, 8, 8), "box").recipe(recipe).levels)
+    assert (levels["upside_down"], levels["jitter"], levels["crop"], levels["mirror"]) == (0.0, 0.2, 0.6, 0.5)
