@@ -23,10 +23,11 @@ import torch
 from measure import RESULTS, finish, parser
 from pays_page import PARTS, kept, page
 
+from agents.catalogue import AGENTS
 from agents.compare.claims import BENCH
 from agents.compare.comparison import compare
 from agents.progress import Reporter
-from taskrl.config import ExperimentConfig, flatten, load_config, read_yaml
+from taskrl.config import ExperimentConfig, flatten, load_config
 from taskrl.data.dataset import Part
 from taskrl.errors import ConfigError
 from taskrl.folders import new_file, read_json
@@ -36,7 +37,8 @@ SETTINGS, PAGE = ROOT / "configs" / "pays.yaml", ROOT / "docs" / "results.md"
 CELLS, EARLIER = RESULTS / "pays", RESULTS / "does_it_pay.json"
 DEPTH = ("learned", "learned-argmax", "one-knob", "reference", "reference-total")
 LENGTHS, LENGTHS_ELSEWHERE = (1, 5), (1, 25)
-OF_CALL = ("compare.", "workers")  # what calls may differ in
+OF_CALL = ("compare.", "workers", "data.", "tracking.")  # what calls and sets may differ in
+GROUPED = ("gtsrb", "fsdd")  # by track, by speaker
 ELSEWHERE = ["compare.searches=3", "compare.finals=4"]
 QUICK = ["predictor.width=8", "predictor.batch_size=16", "episode.steps_per_decision=1", "agent.episodes=8",
          "final.steps_per_decision=2", "compare.searches=2", "compare.finals=1"]  # fmt: skip
@@ -71,10 +73,16 @@ def earlier() -> dict[str, dict[str, Any]]:
     settings, which the page would pass over.
     """
     found: dict[str, dict[str, Any]] = read_json(EARLIER)["sets"] if EARLIER.is_file() else {}
-    settings = {key: value for key, value in flatten(read_yaml(SETTINGS)).items() if not key.startswith(OF_CALL)}
+    asked = load_config(SETTINGS)
+    settings: dict[str, Any] = {
+        key: value
+        for key, value in flatten(asked.model_dump()).items()
+        if not key.startswith(OF_CALL) and value not in ("auto", None, [])  # each run settles those
+    }
+    settings["agent version"] = AGENTS[asked.agent.name].version
     for name, parts in found.items():
         for part, one in parts.items():
-            had = flatten(one["config"])
+            had = {**flatten(one["config"]), "agent version": one.get("agent_version")}
             other = [key for key, value in settings.items() if had.get(key) != value]
             if other:
                 raise ConfigError(
@@ -90,7 +98,7 @@ def configuration(name: str, source: str, part: str, options: argparse.Namespace
     overrides += QUICK if options.quick else []
     overrides += [] if options.finals is None else [f"compare.finals={options.finals}"]
     given: dict[str, Any] = {"data.source": source}
-    if name == "gtsrb":
+    if name in GROUPED:
         given["data.groups"] = "track"
     if part == "depth":
         given["compare.lengths"] = list(LENGTHS if name == BENCH else LENGTHS_ELSEWHERE)

@@ -3,13 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agents.catalogue import AGENTS
 from agents.compare.claims import BENCH, CLAIMS, claim_sentence
+from agents.compare.methods import chosen_methods
+from agents.compare.outcome import unmeasured
 from agents.compare.table import pairs
 from agents.summary import flops_text, interval_text, measured_by
+from taskrl.config import validate
 from taskrl.evaluation.statistics import hierarchical_bootstrap
 from taskrl.report_figures import counted
 
-PARTS = {"breadth": "Every method, final runs as long as a search", "depth": "The whole sum"}
+BREADTH = "breadth"
+PARTS = {BREADTH: "Final runs as long as a search", "depth": "The whole sum"}
 OF_ROWS = ("method", "length", "number", "train_seed", "linear_accuracy", "balanced_accuracy", "imbalanced")
 KEPT = ("claims", "break_even", "table", "verdict", "notes", "machine", "versions", "config")
 Comparison = Mapping[str, Any]
@@ -18,7 +23,8 @@ Comparison = Mapping[str, Any]
 def kept(result: Comparison) -> dict[str, Any]:
     """What the page needs of a comparison's result, and what tells where it was measured."""
     rows = [{name: row.get(name) for name in OF_ROWS} for row in result["rows"]]
-    return {**{name: result[name] for name in KEPT}, "rows": rows}
+    version = AGENTS[result["config"]["agent"]["name"]].version
+    return {**{name: result[name] for name in KEPT}, "rows": rows, "agent_version": version}
 
 
 def page(sets: Mapping[str, Mapping[str, Comparison]]) -> str:
@@ -38,7 +44,8 @@ def page(sets: Mapping[str, Mapping[str, Comparison]]) -> str:
             rests_on = f"{compare['searches']} searches, {counted(compare['finals'], 'final encoder')} of each."
             notes = [f"- **{note}**" for note in one["notes"]]
             lines += [f"### {PARTS[part]}", "", rests_on, "", *_table(one["table"]), ""]
-            lines += [*notes, *_claims(one["claims"]), ""]
+            absent = _absent(one) if part == BREADTH else []
+            lines += [*notes, *_claims(one["claims"]), *absent, ""]
         if "depth" in parts:
             lines += [parts["depth"]["break_even"]["sentence"], ""]
     elsewhere = [parts for name, parts in sets.items() if name != BENCH]
@@ -69,6 +76,16 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def _claims(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Those that this comparison could measure."""
     return [f"- {claim_sentence(entry)}" for entry in entries if entry["strictest"] is not None]
+
+
+def _absent(one: Comparison) -> list[str]:
+    """What the plan has and this comparison has not."""
+    config = validate({**one["config"], "compare": {**one["config"]["compare"], "methods": None}})
+    known = chosen_methods(config, labelled=True, num_channels=1)
+    there = {entry["method"] for entry in one["table"]}
+    names = [f"`{method.name}`" for method in known if method.name not in there]
+    sentences = unmeasured(one["claims"])
+    return [*([f"- Not compared yet: {', '.join(names)}."] if names else []), *(f"- {text}" for text in sentences)]
 
 
 def _overall(comparisons: Sequence[Comparison]) -> list[str]:

@@ -103,22 +103,25 @@ class Store:
 
 
 def encoder_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
-    """What decides any encoder and how it is measured. data: `images_fingerprint`; where the images lie does not
-    matter.
+    """What decides any encoder and how it is measured; compiled and batched predictors round differently. data:
+    `images_fingerprint`; where the images lie does not matter.
     """
-    begun = {} if config.predictor.init else {"init_sha256"}  # cells of fresh encoders keep the names they had
+    # what a cell of an earlier version could not have keeps its name as it was
+    unused = {"init"} if config.predictor.init else {"init", "init_sha256"}
+    unused |= set() if config.predictor.compile == "always" else {"compile"}
     return {
         "data": config.data.model_dump(include=OF_DATA) | {"source": Path(config.data.source).name},
         "images": data,
         "tasks": config.tasks.model_dump(),
-        "predictor": config.predictor.model_dump(exclude={"compile", "init", *begun}),
+        "predictor": config.predictor.model_dump(exclude=unused),
         "probe": config.reward.model_dump(include=OF_PROBE),
         "seed": config.seed,
+        **({"batched": True} if config.envs == "batched" else {}),
     }
 
 
 def search_settings(config: ExperimentConfig, data: str) -> dict[str, Any]:
-    """What decides a search by an agent. Batched predictors round differently."""
+    """What decides a search by an agent."""
     version = AGENTS[config.agent.name].version
     return {
         **encoder_settings(config, data),

@@ -16,7 +16,7 @@ from agents.compare.folder import ComparisonFolder
 from agents.compare.methods import AGENT, Method, chosen_methods
 from agents.compare.outcome import finish
 from agents.compare.plan import FinalPlan, Plan, SearchPlan, with_lengths
-from agents.compare.searching import SearchTools, cost_of, search_in_pool, search_with_agent
+from agents.compare.searching import SearchTools, cost_of, measured_on, search_in_pool, search_with_agent
 from agents.final import UNTRAINED, Generator, check_generator, floors, train_final
 from agents.keeping import kept_folders
 from agents.preparation import prepare
@@ -31,7 +31,6 @@ from envs.workers import open_pool
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.data.fingerprint import images_fingerprint
-from taskrl.machine import machine, versions
 from taskrl.tuning import threads
 
 
@@ -134,8 +133,8 @@ def _missing(plan: Plan, store: Store) -> list[FinalPlan]:
         if final.search and not store.has(final.search.cell):
             continue
         spent = _flops(final, store)
-        cell = plan.cell_of(final, spent)
-        if not store.has(cell):
+        if not plan.is_trained(final, spent, store):
+            cell = plan.cell_of(final, spent)
             found.setdefault(cell.name, (plan.episode_of(final, spent).steps_per_decision, final))
     return [final for _, final in sorted(found.values(), key=lambda pair: -pair[0])]
 
@@ -146,17 +145,18 @@ def _train(plan: Plan, pool: Pool, folder: ComparisonFolder, tools: SearchTools)
     missing = _missing(plan, store)
     spent = [_flops(final, store) for final in missing]
     jobs = [plan.job_of(final, flops, store) for final, flops in zip(missing, spent, strict=True)]
-    measured_on = {"machine": machine(plan.config.predictor.device), "versions": versions()}
+    where = measured_on(plan.config)
     with tools.reporter.task("Final encoders", len(jobs), "encoder") as progress:
         for index, result in pool.map(train_final, [(job,) for job in jobs]):
-            for sentence in result.test_reads:
-                folder.run.log_test_read(sentence)
+            final = missing[index]
+            name = final.method.name
+            for sentence in result.test_reads:  # of its generator, which methods share
+                folder.run.log_test_read(f"{sentence} ({name}, length {final.length})")
             content = vars(StoredFinal.of(result.row, result.trace))
-            content = {name: content[name] for name in ("row", "specs", "qualities")}
-            content |= {"test_reads": list(result.test_reads), **measured_on}
-            store.write(plan.cell_of(missing[index], spent[index]), content)
+            content = {key: content[key] for key in ("row", "specs", "qualities")}
+            content |= {"test_reads": list(result.test_reads), "found": plan.found(final, store), **where}
+            store.write(plan.cell_of(final, spent[index]), content)
             accuracy = result.row["linear_accuracy"]
-            name = missing[index].method.name
             progress.advance(f"{name} {accuracy:.1f} %" if accuracy is not None else name)
 
 
@@ -186,7 +186,7 @@ def _pixels(plan: Plan, folder: ComparisonFolder, tools: SearchTools) -> dict[st
         pixels, reads = floors(plan.assembled, plan.config.final.test, num_seeds=num_seeds)
         for sentence in reads:
             folder.run.log_test_read(sentence)
-        tools.store.write(cell, {"row": pixels, "test_reads": list(reads)})
+        tools.store.write(cell, {"row": pixels, "test_reads": list(reads), **measured_on(plan.config)})
     row = tools.store.read(cell)["row"]
     return None if row is None else dict(row)
 

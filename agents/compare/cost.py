@@ -9,7 +9,7 @@ import torch
 
 from agents.compare.cells import Store
 from agents.compare.plan import Plan, SearchPlan
-from agents.final import score
+from agents.final import UNTRAINED, score
 from agents.forecast import Cost, Rates, rates
 from taskrl.errors import ConfigError
 from taskrl.report_figures import counted, duration
@@ -53,11 +53,11 @@ def forecast(plan: Plan, store: Store) -> Forecast:
     wanted = {}
     for final in plan.finals:
         spent = flops_of[final.search.cell.name] if final.search else 0
-        cell = plan.cell_of(final, spent)
         # what a search costs is known for certain only once it has been run
         known = final.search is None or store.has(final.search.cell)
-        if not (known and store.has(cell)):
-            wanted[cell.name] = plan.episode_of(final, spent) if final.method.source != "untrained" else None
+        if not (known and plan.is_trained(final, spent, store)):
+            episode = None if final.method.source == UNTRAINED else plan.episode_of(final, spent)
+            wanted[plan.cell_of(final, spent).name] = episode
     finals = sum((measured.of(1, episode) for episode in wanted.values() if episode), Cost())
     return Forecast(
         num_searches=len(searches),

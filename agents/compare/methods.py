@@ -152,6 +152,8 @@ def _impossible(method: Method, config: ExperimentConfig, labelled: bool) -> str
     """Why the method cannot be had; empty when it can."""
     if method.needs_labels and not labelled:
         return "it needs labels"
+    if method.search in searches().names() and config.reward.noise_test == "lengthen":
+        return "reward.noise_test=lengthen lets an agent's search cost more than its"
     if method.name in IN_GROUPS and config.agent.group_size < 2:
         return "it needs agent.group_size of at least 2"
     weighs = method.name == CONSTANT and f"weight/{CONTRASTIVE}" in method.source

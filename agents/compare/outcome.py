@@ -81,15 +81,16 @@ def sentences_of(result: Mapping[str, Any]) -> list[str]:
     return [
         *(["There are no labels: all claims are about quality, not about accuracy."] if unlabelled else []),
         *(claim_sentence(entry) for entry in result["claims"] if entry["strictest"] is not None),
-        *_unmeasured([entry for entry in result["claims"] if entry["strictest"] is None]),
+        *unmeasured(result["claims"]),
         result["break_even"]["sentence"],
         *(f"Warning: {note}" for note in result["notes"]),
         result["verdict"],
     ]
 
 
-def _unmeasured(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+def unmeasured(claims: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for all claims that no method of the comparison bears on, and one for those that have no number."""
+    claims = [entry for entry in claims if entry["strictest"] is None]
     told = "; ".join(f"{entry['claim']} (needs {', '.join(entry['without'])})" for entry in claims if entry["without"])
     blank = "; ".join(f"{entry['claim']} ({entry['why']})" for entry in claims if not entry["without"])
     return [

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from agents.compare.cells import Cell, Store, encoder_settings, prior_settings, search_settings
 from agents.compare.methods import AGENT, PRIOR, Method
@@ -130,6 +131,22 @@ class Plan:
             decided_by["episode"] = self.episode_of(plan, search_flops).model_dump()
             decided_by["patience"] = final.patience if final.stop == "auto" else None
         return Cell("final", decided_by)
+
+    def is_trained(self, plan: FinalPlan, search_flops: int, store: Store) -> bool:
+        """Whether the store has the encoder, trained under what its search found; cells of earlier versions do not say
+        under what.
+        """
+        cell = self.cell_of(plan, search_flops)
+        if not store.has(cell):
+            return False
+        found = store.read(cell).get("found")
+        return found is None or found == self.found(plan, store)
+
+    def found(self, plan: FinalPlan, store: Store) -> dict[str, Any] | None:
+        """The files that the plan's search left, with their sums; None where no search is played."""
+        if plan.search is None or plan.method.source:
+            return None
+        return dict(store.read(plan.search.cell)["files"])
 
     def job_of(self, plan: FinalPlan, search_flops: int, store: Store, export_to: Path | None = None) -> FinalJob:
         """What a worker is told; the search has been done."""

@@ -27,6 +27,7 @@ from taskrl.config import ExperimentConfig
 from taskrl.data.dataset import RawDataset
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
+from taskrl.machine import machine, versions
 from taskrl.modalities.image.datasets import is_drawn
 from taskrl.run_folder import RunFolder, write_result
 
@@ -77,6 +78,7 @@ def search_with_agent(plan: SearchPlan, title: str, tools: SearchTools) -> None:
         "episodes": search_curve(run),
         "noise": preparation.noise,
         "config": plan.config.model_dump(),
+        **measured_on(plan.config),
     }
     tools.store.write_search(plan.cell, content, run.policy)
     shutil.rmtree(run.path, ignore_errors=True)
@@ -110,6 +112,7 @@ def search_in_pool(plan: SearchPlan, title: str, pool: Pool, tools: SearchTools)
         "seconds": round(time.perf_counter() - started, 2),
         "record": found.record,
         "config": plan.config.model_dump(),
+        **measured_on(plan.config),
     }
     tools.store.write_search(plan.cell, content, file)
     file.unlink()
@@ -125,8 +128,14 @@ def _keep_prior(plan: SearchPlan, pool: Pool, tools: SearchTools) -> None:
     shutil.rmtree(folder.parent, ignore_errors=True)
     policy = optimizer.prior(tools.assembled.problem)
     policy.save(folder, {"data": config.data.source, "search_seed": config.seed, "episodes": 0})
-    tools.store.write_search(plan.cell, {"flops": 0, "images": 0, "seconds": 0.0}, folder)
+    content = {"flops": 0, "images": 0, "seconds": 0.0, **measured_on(config)}
+    tools.store.write_search(plan.cell, content, folder)
     shutil.rmtree(folder.parent)
+
+
+def measured_on(config: ExperimentConfig) -> dict[str, Any]:
+    """Where the content of a cell was computed, and with what."""
+    return {"machine": machine(config.predictor.device), "versions": versions()}
 
 
 def cost_of(plan: SearchPlan | None, store: Store) -> dict[str, Any]:

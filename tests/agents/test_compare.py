@@ -126,6 +126,8 @@ def test_a_comparison_ends_with_all_that_it_promises(compared: Path) -> None:
     ]
     assert result["break_even"]["sentence"].startswith("Break-even")
     assert (compared / "compare.png").stat().st_size > 10_000
+    cells = [*(compared / "cells").glob("*.json"), *(compared / "cells").glob("*/cell.json")]
+    assert all({"machine", "versions"} <= read_json(cell)["content"].keys() for cell in cells)
 
 
 def test_the_encoder_that_was_best_on_validation_images_is_exported(compared: Path) -> None:

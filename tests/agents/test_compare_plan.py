@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.compare.methods import catalogue
+from agents.compare.methods import catalogue, chosen_methods
 from agents.compare.plan import Plan
 from agents.final import FIXED
 from taskrl.assemble import task_space
 from taskrl.data.fingerprint import images_fingerprint
+from taskrl.errors import ConfigError
 from tests.envs.tiny import tiny_config, tiny_problem
 
 
@@ -50,6 +51,8 @@ def test_more_finals_keep_the_encoders_that_are_there() -> None:
         ({"predictor__width": 12}, False),
         ({"tasks__forbid": ["mirror"]}, False),
         ({"reward__labels_per_class": 20}, False),
+        ({"predictor__compile": "always"}, False),
+        ({"envs": "batched"}, False),
     ],
 )
 def test_a_cell_is_named_by_what_decides_it(changes: dict[str, Any], same: bool) -> None:
@@ -105,3 +108,12 @@ def test_the_constant_recipe_keeps_to_what_the_user_knows() -> None:
     recipe = catalogue(config, 1)["constant"].source.removeprefix(FIXED)
     levels = dict(task_space(config, (1, 8, 8), "box").recipe(recipe).levels)
     assert (levels["upside_down"], levels["jitter"], levels["crop"], levels["mirror"]) == (0.0, 0.2, 0.6, 0.5)
+
+
+def test_plain_searches_are_not_compared_with_searches_of_another_cost() -> None:
+    config = tiny_config(reward__noise_test="lengthen")
+    names = {method.name for method in chosen_methods(config, labelled=True, num_channels=1)}
+    assert "learned" in names and not names & {"static", "random-search", "bandit", "one-knob"}
+    named = tiny_config(reward__noise_test="lengthen", compare__methods=["static"])
+    with pytest.raises(ConfigError, match=r"'static' cannot be compared here: reward\.noise_test"):
+        chosen_methods(named, labelled=True, num_channels=1)
