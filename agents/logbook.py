@@ -28,7 +28,7 @@ def log_record(path: Path, *, decisions: int, group_size: int, searched: bool) -
     search: dict[int, Metrics] = {}  # a decision that a resumed run repeats counts once
     finals: dict[str, tuple[int, Metrics]] = {}
     times = list[float]()
-    for entry in _entries(path):
+    for entry in entries(path):
         times.append(entry["time"])
         if entry["kind"] == "decision":
             if searched and not entry["run"]:
@@ -48,7 +48,7 @@ def log_record(path: Path, *, decisions: int, group_size: int, searched: bool) -
 def logged_specs(path: Path) -> list[str]:
     """The tasks (JSON specs) of a run without a search, decision by decision."""
     specs: dict[int, str] = {}
-    for entry in _entries(path):
+    for entry in entries(path):
         if entry["kind"] == "decision" and not entry["run"]:
             mixture, levels = (_named(entry["metrics"], start) for start in (SHARE, LEVEL))
             specs[entry["step"]] = TaskSpec(mixture=mixture, levels=levels).to_json()
@@ -69,7 +69,7 @@ def _named(metrics: Mapping[str, float], start: str) -> tuple[tuple[str, float],
     return tuple((name.removeprefix(start), value) for name, value in metrics.items() if name.startswith(start))
 
 
-def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
+def entries(path: Path) -> Iterator[Mapping[str, Any]]:
     """Whole lines only: a run that was killed may have left half of one."""
     if not path.is_file():
         return

@@ -1,6 +1,5 @@
 """From finished encoders to result.json, report.html and the table on screen."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ from agents.galleries import view_galleries
 from agents.inspection.observed import observed_in
 from agents.inspection.why_of_run import why_of_finals
 from agents.keeping import kept_folders
-from agents.logbook import log_record, mean_shares
+from agents.logbook import entries, log_record, mean_shares
 from agents.progress import Reporter
 from agents.rollout import Trace
 from agents.summary import LEARNED, comparison_table, pixel_notes, print_table, verdict, warnings_of
@@ -183,10 +182,9 @@ def _doubts(noise: Mapping[str, Any] | None, validity: Mapping[str, Any] | None)
 def search_curve(run: RunFolder) -> list[dict[str, Any]]:
     """Final quality and return of every search episode, from metrics.jsonl (the last line of an episode counts)."""
     episodes: dict[int, dict[str, Any]] = {}
-    with (run.path / "metrics.jsonl").open(encoding="utf-8") as file:
-        for line in file:
-            if '"episode"' in line and (entry := json.loads(line))["kind"] == "episode":
-                episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
+    for entry in entries(run.path / METRICS_NAME):
+        if entry["kind"] == "episode":
+            episodes[entry["step"]] = {"episode": entry["step"], **entry["metrics"]}
     return [episodes[index] for index in sorted(episodes)]
 
 

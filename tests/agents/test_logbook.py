@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from agents.logbook import log_record, logged_specs, mean_shares
+from agents.results import search_curve
 from taskrl.report import render_report
+from taskrl.run_folder import RunFolder
 from taskrl.tasks.spec import TaskSpec
 
 
@@ -66,6 +68,13 @@ def test_values_that_were_not_finite_and_broken_lines_are_passed_over(tmp_path: 
     record = log_record(_written(tmp_path / "m", *lines), decisions=2, group_size=1, searched=True)
     assert record is not None and record["search"]["num_diverged"] == 1
     assert record["search"]["parts"]["gain"]["first"]["mean"] == 1.0
+
+
+def test_half_a_line_costs_no_episode_of_the_search(tmp_path: Path) -> None:
+    lines = [_line(step, kind="episode", final_quality=float(step)) for step in (0, 1, 1)]
+    _written(tmp_path / "metrics.jsonl", lines[0], '{"kind": "episode", "st', *lines[1:], '{"kind": "episode"}')
+    curve = search_curve(RunFolder(tmp_path))
+    assert curve == [{"episode": 0, "final_quality": 0.0}, {"episode": 1, "final_quality": 1.0}]
 
 
 def test_without_log_there_is_no_record(tmp_path: Path) -> None:
