@@ -91,6 +91,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         run_name=run.path.name,
         run_id=run_id,
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
+        opened=lambda run_id: write_result(note, {"run_id": run_id}),  # at once: a killed run goes on there too
     )
     codec = AGENTS[config.agent.name].codec
     pool = open_pool(WorkerSetup(config, dataset, codec), warn=lambda sentence: reporter.say(f"Warning: {sentence}"))
@@ -105,11 +106,7 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         raise KeyboardInterrupt(f"What is finished is kept; go on with: taskrl resume {typed(run.path)}") from None
     finally:
         pool.close()
-        try:
-            tracker.close(status)
-        finally:  # a short run knows its id only once everything is stored
-            if tracker.run_id:
-                write_result(note, {"run_id": tracker.run_id})
+        tracker.close(status)
 
 
 def data_notes(assembled: Assembled) -> list[str]:

@@ -145,8 +145,9 @@ class MlflowTracker:
 
     uri: any tracking URI that MLflow takes. artifact_root: where a new experiment keeps artifacts (None: the server
     decides). run_dir: the run folder that holds the store, mended first if it was moved. run_id: reopen this run.
-    parent: make this a nested run of it; the other settings are then the parent's. Metrics of a kind other than
-    "decision" get the kind as a prefix, because their steps count something else.
+    parent: make this a nested run of it; the other settings are then the parent's. opened: told the run's id in the
+    thread, before anything is written. Metrics of a kind other than "decision" get the kind as a prefix, because their
+    steps count something else.
     """
 
     def __init__(
@@ -160,10 +161,12 @@ class MlflowTracker:
         run_id: str | None = None,
         deadline_s: float = 60.0,
         parent: "MlflowTracker | None" = None,
+        opened: Callable[[str], None] = lambda run_id: None,
     ) -> None:
         self._uri, self._experiment, self._run_name = uri, experiment, run_name
         self._artifact_root, self._run_dir = artifact_root, run_dir
         self._reopen, self._deadline_s, self._parent = run_id, deadline_s, parent
+        self._opened = opened
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._run_id: str | None = run_id
@@ -255,6 +258,7 @@ class MlflowTracker:
             self._reopen = run.info.run_id
         self._known_params = set(run.data.params)
         self._run_id = run.info.run_id
+        self._opened(run.info.run_id)
 
     def _tags(self) -> dict[str, str]:
         tags = {"mlflow.source.name": "taskrl", "mlflow.source.type": "LOCAL"}

@@ -214,12 +214,14 @@ def open_tracker(
     run_name: str,
     run_id: str | None = None,
     warn: Callable[[str], None] = log_warning,
+    opened: Callable[[str], None] = lambda run_id: None,
 ) -> TeeTracker:
     """RUN/metrics.jsonl and MLflow. Returns at once; MLflow starts in a thread, so `run_id` is None for some
     seconds.
 
     uri: None for RUN/mlflow.db with artifacts in RUN/artifacts, "none" for no MLflow, else a tracking URI. run_id:
-    reopen that run. Raises RunFolderError where metrics.jsonl cannot be written; nothing else can fail.
+    reopen that run. opened: told the run's id, in MLflow's thread, as soon as it is known. Raises RunFolderError where
+    metrics.jsonl cannot be written; nothing else can fail.
     """
     run_dir = Path(run_dir).resolve()
     path = run_dir / METRICS_NAME
@@ -241,6 +243,7 @@ def open_tracker(
             artifact_root=_artifact_root(run_dir, where),
             run_dir=run_dir if uri is None else None,
             run_id=run_id,
+            opened=opened,
         )
         return TeeTracker(jsonl, SafeTracker(inner, warn, fuse=fuse))
     return TeeTracker(jsonl)

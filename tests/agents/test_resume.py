@@ -28,6 +28,7 @@ from tests.envs.tiny import tiny_config
 from tests.taskrl.mlflow_runs import client_of, make_run_folder
 
 START_DEADLINE_S = 90.0
+NOTE_DEADLINE_S = 30.0
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, calls: int) -> None:
@@ -80,12 +81,22 @@ def test_an_interrupted_run_is_killed_in_mlflow_and_goes_on_there(
     monkeypatch.setattr(mlflow_store, "_create_database", lambda database: database.write_bytes(migrated))
     out = tmp_path / "run"
     config = tiny_config(tracking__uri="", final__seeds=0)
+    note, noted = out / "checkpoints" / "tracking.json", []
+
+    def stop(*arguments: object) -> None:
+        deadline = time.monotonic() + NOTE_DEADLINE_S
+        while not note.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        noted.append(note.is_file())
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, agents.policy_search.SearchLog, "add", 5)
+        patch.setattr(agents.policy_search.SearchLog, "add", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config, out, quiet())
+    assert noted == [True], "a process that is killed leaves only what it has written by then"
     client = client_of(out)
-    run_id = json.loads((out / "checkpoints" / "tracking.json").read_text())["run_id"]
+    run_id = json.loads(note.read_text())["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
     resume(out, quiet())
     assert client.get_run(run_id).info.status == "FINISHED"
