@@ -87,6 +87,10 @@ def distill(
     judged_by, judge = _judge(source, config, reads)
     for read in reads:
         reporter.say(read)
+    if judged_by == PANEL and config.final.test:
+        reporter.say(
+            "Note: --final reads no test image where there are no labels; students are judged on probe images."
+        )
     teacher_quality = judge(source.loaded.encoder)
     found: list[_Trained] = []
     with reporter.task("Distilling", options.seeds * options.steps, "step") as progress:

@@ -207,7 +207,7 @@ def _export(
     calibration, encoder = assembled.problem.calibration, predictor.encoder
     origin = {key: row[key] for key in ("generator", "train_seed", "search_seed", "train_flops")}
     shared = {"data": assembled.splits.name, **origin}
-    scored_on = {"scored_on": "test" if job.read_test else "validation"}
+    scored_on = {"scored_on": assembled.splits.scored_on(test=job.read_test)}
 
     def write(folder: Path, decision: int, checkpoint: str, scores: Mapping[str, object]) -> None:
         which = {"checkpoint": checkpoint, "decision": decision, "num_decisions": keeper.num_decisions}
@@ -314,21 +314,21 @@ def _floors(assembled: Assembled, read_test: bool) -> tuple[dict[str, float] | N
     fitting = assembled.splits.fitting
     reads: list[str] = []
     scored = _scored(assembled, read_test, reads.append, "floor pixels")
-    if fitting is None or scored.labels is None:
-        return None, tuple(reads)
+    if fitting is None or scored is None or scored.labels is None:
+        return None, ()
     everything = _all(fitting.inputs), fitting.labels, _all(scored.inputs), scored.labels
     return pixel_accuracy(*everything), tuple(reads)
 
 
-def score(assembled: Assembled, predictor: Predictor, *parts: Validation | Test) -> list[Accuracy | None]:
+def score(assembled: Assembled, predictor: Predictor, *parts: Validation | Test | None) -> list[Accuracy | None]:
     """Accuracy of the predictor's frozen features on each part (None where there are no labels)."""
     fitting = assembled.splits.fitting
-    labelled = [part for part in parts if part.labels is not None]
+    labelled = [part for part in parts if part is not None and part.labels is not None]
     if fitting is None or not labelled:
         return [None for _ in parts]
     pairs = [(_features(predictor, part.inputs), part.labels) for part in labelled]
     results = iter(measure(_features(predictor, fitting.inputs), fitting.labels, pairs))  # type: ignore[arg-type]
-    return [next(results) if part.labels is not None else None for part in parts]
+    return [next(results) if part is not None and part.labels is not None else None for part in parts]
 
 
 def _row(
@@ -370,12 +370,15 @@ def _row(
     }
 
 
-def _is_imbalanced(fitting: Fitting | None, scored: Validation | Test) -> bool:
+def _is_imbalanced(fitting: Fitting | None, scored: Validation | Test | None) -> bool:
     """Whether balanced accuracy is the one to quote."""
-    return bool(fitting and scored.labels is not None and is_imbalanced(scored.labels, fitting.labels))
+    return bool(fitting and scored and scored.labels is not None and is_imbalanced(scored.labels, fitting.labels))
 
 
-def _scored(assembled: Assembled, read_test: bool, log: Callable[[str], None], reason: str) -> Validation | Test:
+def _scored(assembled: Assembled, read_test: bool, log: Callable[[str], None], reason: str) -> Validation | Test | None:
+    """The images that accuracy is of; where there are no labels, none are read."""
+    if assembled.splits.scored_on(test=read_test) == "probe":
+        return None
     return assembled.splits.open_test(log, reason) if read_test else assembled.splits.validation
 
 

@@ -97,7 +97,7 @@ def finish(
     """
     config = assembled.config
     rows = [final.row for final in finals]
-    split = "test" if config.final.test else "validation"
+    split = assembled.splits.scored_on(test=config.final.test)
     episodes = [] if search is None else search_curve(run)
     validity = None
     if search is not None:

@@ -127,7 +127,10 @@ def data_notes(assembled: Assembled) -> list[str]:
     there = labels_a_class(splits.probe, reward.labels_per_class)
     if reward.probe == "few" and there < reward.labels_per_class:
         few = (f"about {there} probe labels a class, which the reward mixes with the label-free panel",)
-    notes = (f"Note: {note}." for note in (*splits.notes, *begun, *few))
+    unread: tuple[str, ...] = ()
+    if assembled.config.final.test and splits.scored_on(test=True) == "probe":
+        unread = ("--final reads no test image where there are no labels; encoders have a quality, on probe images",)
+    notes = (f"Note: {note}." for note in (*splits.notes, *begun, *few, *unread))
     return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *notes]
 
 

@@ -87,6 +87,15 @@ class Splits:
         reason = next((note.removeprefix("no labels, ") for note in self.notes if note.startswith("no labels, ")), "")
         return f"{self.name} has no labels" + (f" ({reason})" if reason else "")
 
+    def scored_on(self, *, test: bool) -> str:
+        """Which images say how good a finished encoder is: "test" or "validation" by accuracy, "probe" by quality where
+        labels are missing. test: whether test images may be read.
+        """
+        labels = (self._test if test else self.validation).labels
+        if self.fitting is None or labels is None:
+            return "probe"
+        return "test" if test else "validation"
+
     def open_test(self, log: Callable[[str], None], reason: str) -> Test:
         """The test images. `log` gets a sentence first: every read is on record."""
         log(f"test images of {self.name} (split seed {self.split_seed}) read: {reason}")

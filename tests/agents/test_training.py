@@ -188,10 +188,14 @@ def test_without_final_no_test_image_is_read(finished: RunFolder) -> None:
 
 
 def test_without_labels_a_run_ends_well_on_probe_quality(here: Path) -> None:
-    result = taskrl("train", "--out", "run", *tiny_options(final__generators=["reference"]), "--no-labels")
+    options = [*tiny_options(final__generators=["reference"]), "--no-labels", "--final"]
+    result = taskrl("train", "--out", "run", *options)
     assert result.exit_code == 0, result.output
     run = RunFolder(here / "run")
     document = run.result()
+    assert not run.test_reads.exists() and "--final reads no test image" in result.stdout
+    assert document["split"] == "probe" and "scored on probe images" in result.stdout
+    assert json.loads((run.encoder / "config.json").read_text())["card"]["scored_on"] == "probe"
     assert document["config"]["reward"]["probe"] == "panel"
     assert "supervised" not in {row["generator"] for row in document["rows"]}
     for row in document["rows"]:

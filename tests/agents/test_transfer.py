@@ -186,9 +186,11 @@ def pictures(folder: Path, num: int, mode: str = "L", classes: int = 0) -> Path:
 def test_without_labels_the_panel_says_what_is_kept(encoder: Path, here: Path) -> None:
     pictures(here / "photos", 400)
     result = taskrl(
-        "distill", encoder, "--data", "./photos", "--image-size", "16", "--device", "cpu", *DISTILL, "--out", "out"
+        *("distill", encoder, "--data", "./photos", "--image-size", "16", "--device", "cpu", *DISTILL, "--out", "out"),
+        "--final",
     )
     assert result.exit_code == 0, result.output
+    assert "Note: --final reads no test image" in result.stdout and read(here / "out")["scored_on"] == "probe"
     assert read(here / "out")["quality"] == "label-free panel"
 
 

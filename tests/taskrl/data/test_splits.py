@@ -130,6 +130,18 @@ def test_pretraining_images_carry_no_labels() -> None:
     assert not hasattr(splits.pretraining, "labels")
 
 
+def test_accuracy_is_scored_only_on_images_with_labels() -> None:
+    labelled, bare = dataset(300, skewed_labels(300), num_test=30), dataset(300, num_test=30)
+    only_train = dataclasses.replace(labelled, test=bare.test)
+    for data, said in (
+        (labelled, ["test", "validation"]),
+        (bare, ["probe"] * 2),
+        (only_train, ["probe", "validation"]),
+    ):
+        splits = make_splits(data, seed=0)
+        assert [splits.scored_on(test=test) for test in (True, False)] == said
+
+
 def test_the_test_images_are_on_record_before_they_are_seen() -> None:
     splits = make_splits(dataset(300), seed=7)
     log: list[str] = []
