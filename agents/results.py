@@ -113,7 +113,7 @@ def finish(
         "format_version": RESULT_VERSION,
         "data": assembled.data_name,
         "split": split,
-        "verdict": verdict(rows, split),
+        "verdict": verdict(rows, split) if rows else _policy_alone(run),
         "notes": [*(warnings_of(rows) if rows else []), *pixel_notes(table, config.data), *_doubts(noise, validity)],
         "rows": rows,
         "table": table,
@@ -177,6 +177,14 @@ def trust_sentences(result: Mapping[str, Any]) -> list[str]:
 
 def _doubts(noise: Mapping[str, Any] | None, validity: Mapping[str, Any] | None) -> list[str]:
     return [record["warning"] for record in (noise, validity) if record and record["warning"]]
+
+
+def _policy_alone(run: RunFolder) -> str:
+    """The verdict of a run without final encoders."""
+    policy = (
+        "; the task policy is in policy/: taskrl pretrain --policy RUN trains with it" if run.policy.is_dir() else ""
+    )
+    return f"No final encoder was trained{policy}."
 
 
 def search_curve(run: RunFolder) -> list[dict[str, Any]]:

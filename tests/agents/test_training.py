@@ -211,6 +211,7 @@ def test_without_labels_a_run_ends_well_on_probe_quality(here: Path) -> None:
 def test_a_search_alone_needs_no_final_encoders(tmp_path: Path) -> None:
     run = train(tiny_config(final__seeds=0, agent__episodes=2), tmp_path / "run", quiet())
     assert run.result()["rows"] == []
+    assert run.result()["verdict"].startswith("No final encoder was trained; the task policy is in policy/")
     assert run.policy.is_dir() and not run.encoder.exists()
 
 
