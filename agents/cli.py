@@ -25,8 +25,10 @@ COMMANDS = (
     *(train, pretrain, compare, resume, embed, probe, quality, finetune, distill),
     *(inspect, export, ui, mlflow, doctor),
 )
-# what the machine refuses, wherever it happens: no room, no right to write
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+# what the machine refuses, wherever it happens, and the remedy
+MEND = "make room or mend the rights there. What is finished is kept."
+REFUSALS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), MEND)
+REFUSALS[errno.ENAMETOOLONG] = "give a shorter name."
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 # of click, which newer typers bring along under another name
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -58,10 +60,7 @@ def friendly(command: F) -> F:
             if error.errno not in REFUSALS:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            typer.echo(
-                f"Error: {error.strerror}{where}; make room or mend the rights there. What is finished is kept.",
-                err=True,
-            )
+            typer.echo(f"Error: {error.strerror}{where}; {REFUSALS[error.errno]}", err=True)
             raise typer.Exit(EXIT_BAD_INPUT) from None
         except KeyboardInterrupt as interrupt:
             typer.echo(" ".join(["Stopped.", *map(str, interrupt.args)]), err=True)

@@ -118,11 +118,13 @@ def find_generator(policy: str) -> Generator:
     """The generator for --policy. Raises ConfigError or RunFolderError."""
     if policy in NAMED or policy.startswith(FIXED):
         return generator_named(policy)
-    return find_policy(policy)
+    return find_policy(policy, or_named=f", or one of {', '.join(NAMED)}, {FIXED}RECIPE")
 
 
-def find_policy(policy: str) -> Generator:
-    """The generator of a run folder, a policy folder or a schedule's file. Raises RunFolderError."""
+def find_policy(policy: str, *, or_named: str = "") -> Generator:
+    """The generator of a run folder, a policy folder or a schedule's file. Raises RunFolderError, which ends with
+    `or_named`: what else may be given.
+    """
     path = Path(policy)
     if policy.endswith(YAML) and path.is_file():
         return Generator(name="schedule", source=str(path.absolute()))
@@ -130,6 +132,5 @@ def find_policy(policy: str) -> Generator:
         if (candidate / CARD).is_file():
             return Generator(name="learned", source=str(candidate.absolute()))
     raise RunFolderError(
-        f"No task policy at {policy!r}; give a run folder that has policy/, a schedule (schedule.yaml), or "
-        f"{', '.join(NAMED)}, fixed:RECIPE."
+        f"No task policy at {policy!r}; give a run folder that has policy/, or a schedule (schedule.yaml){or_named}."
     )

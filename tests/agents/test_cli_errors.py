@@ -78,6 +78,7 @@ TRAINING: dict[str, tuple[list[str], str]] = {
 OTHERS: dict[str, tuple[list[str], str]] = {
     **{f"{command} of no run": ([command, "empty"], "not a run folder") for command in ("resume", "inspect", "export")},
     **{f"{command} of nothing": ([command, "nowhere"], "nowhere") for command in ("resume", "inspect", "export")},
+    "a name that no file can have": (["inspect", "x" * 256], "give a shorter name"),
     "mlflow of no run": (["mlflow", "empty"], "not a run folder"),
     "mlflow of a run without it": (["mlflow", "untracked"], "no mlflow.db"),
     "probe of no encoder": (["probe", "empty", "--data", "digits"], "manifest.json"),

@@ -51,6 +51,7 @@ def test_apply_trains_with_the_policy_of_another_run(tmp_path: Path, finished: R
         (["--mode", "apply"], "--policy"),
         (["--policy", "somewhere"], "--mode apply"),
         (["--mode", "apply", "--policy", "nowhere"], "nowhere"),
+        (["--mode", "apply", "--policy", "profile"], "policy/, or a schedule (schedule.yaml).\n"),
         (["--mode", "offline"], "mode"),
     ],
 )
