@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ def search(session: Session) -> dict[str, Any]:
     record = run.checkpoints / "search.json"
     if record.is_file() and run.policy.is_dir():
         return read_json(record)
-    started = time.perf_counter()
     log = SearchLog(session.tracker, config.episode.decisions)
     with session.reporter.task("Search", num_episodes(config.agent), "episode") as progress:
 
@@ -62,8 +60,8 @@ def search(session: Session) -> dict[str, Any]:
         "images": total.images,
         "reference_quality": curve[-1],
         "reference_qualities": reached,
-        "wall_seconds": round(time.perf_counter() - started, 2),
-        "overhead_share": round(log.overhead_share, 4),
+        "wall_seconds": round(optimizer.seconds, 2),
+        "overhead_share": round(optimizer.overhead_share, 4),
     }
     session.reporter.say(
         f"Search took {duration(spent['wall_seconds'])}; {100 * spent['overhead_share']:.1f} % of its decisions' "
@@ -90,20 +88,11 @@ class SearchLog:
     def __init__(self, tracker: Tracker, decisions: int) -> None:
         self._tracker = tracker
         self._decisions = decisions
-        self._seconds = self._overhead_s = 0.0
-
-    @property
-    def overhead_share(self) -> float:
-        """The share of the search's time so far that was not training: measuring, policy, log, learner."""
-        return self._overhead_s / self._seconds if self._seconds else 0.0
 
     def add(self, decision: Decision) -> float | None:
         """Log it; the final quality when the decision ends its episode."""
         step = decision.episode * self._decisions + decision.index
         self._tracker.log_metrics(decision_metrics(decision.info, decision.reward), step=step)
-        timings = decision.info["timings"]
-        self._seconds += timings["decision_s"]
-        self._overhead_s += timings["decision_s"] * timings["overhead_share"]
         if decision.index + 1 < self._decisions:
             return None
         quality = float(decision.info["quality"])

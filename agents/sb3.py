@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ Observer = Callable[[Decision], None]
 class SB3MetaOptimizer:
     """Learns a TaskPolicy by reinforcement learning.
 
+    `spent`, `seconds` and `overhead_share` are of all sittings, as far as checkpoints remember them.
+
     Checkpoints are written after every update, when all episodes of a group have ended, so that a run goes on from its
     last finished episode.
     """
@@ -69,11 +72,30 @@ class SB3MetaOptimizer:
         self.kind: AgentKind = AGENTS[agent.name]
         self.spent = Compute()
         self._per_group = Compute()
+        self._began, self._earlier_s = time.perf_counter(), 0.0
+        self._decisions_s = self._overhead_s = 0.0
         self._pool = pool
         self._decisions = decisions
         self._seed = seed
         self._checkpoints = checkpoints
         self._observer = observer
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the search so far."""
+        return self._earlier_s + time.perf_counter() - self._began
+
+    @property
+    def overhead_share(self) -> float:
+        """The share of the decisions' time that was not training: measuring, policy, log, learner."""
+        return self._overhead_s / self._decisions_s if self._decisions_s else 0.0
+
+    def add(self, info: Mapping[str, Any]) -> None:
+        """Charge one decision of one episode."""
+        self.spent += info["charged"]
+        timings = info["timings"]
+        self._decisions_s += timings["decision_s"]
+        self._overhead_s += timings["decision_s"] * timings["overhead_share"]
 
     def fit(self, problem: MetaProblem, *, budget: SearchBudget, tracker: Tracker) -> SB3TaskPolicy:
         """Train for `budget.num_episodes` (rounded up to whole groups), going on from the last checkpoint if
@@ -153,6 +175,9 @@ class SB3MetaOptimizer:
                 "num_timesteps": model.num_timesteps,
                 "flops": self.spent.flops,
                 "images": self.spent.images,
+                "seconds": self.seconds,
+                "decision_seconds": self._decisions_s,
+                "overhead_seconds": self._overhead_s,
             }
             write_text(draft / COUNTERS, to_json(counters))
             write_manifest(draft)
@@ -180,6 +205,9 @@ class SB3MetaOptimizer:
             ) from error
         model.num_timesteps = int(counters["num_timesteps"])
         self.spent = Compute(flops=int(counters["flops"]), images=int(counters["images"]))
+        self._earlier_s = float(counters.get("seconds", 0.0))  # 0: a checkpoint of an earlier version
+        self._decisions_s = float(counters.get("decision_seconds", 0.0))
+        self._overhead_s = float(counters.get("overhead_seconds", 0.0))
         return int(counters["episodes"])
 
 
@@ -205,7 +233,7 @@ class _Watch(BaseCallback):
         for row, info in enumerate(self.locals["infos"]):
             decision = Decision(episode=self._finished + row, index=self._index, reward=info["reward"], info=info)
             self._owner._observer(decision)
-            self._owner.spent += info["charged"]
+            self._owner.add(info)
         self._index += 1
         if all(self.locals["dones"]):
             self._owner.spent += self._owner._per_group  # a group that is drawn a set of its own describes it

@@ -105,6 +105,22 @@ def copied(checkpoints: Path, target: Path) -> Path:
     return target / "agent-000002"
 
 
+@pytest.mark.parametrize("earlier", [True, False])
+def test_time_is_counted_over_all_sittings(earlier: bool, checkpoints: Path, tmp_path: Path) -> None:
+    folder = copied(checkpoints, tmp_path / "c")
+    counters = json.loads((folder / "counters.json").read_text())
+    times = {"seconds": 5000.0, "decision_seconds": 4000.0, "overhead_seconds": 1000.0}
+    assert all(0 < counters.pop(name) < 1000 for name in times)
+    (folder / "counters.json").write_text(json.dumps(counters if earlier else counters | times))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    optimizer = search("ppo", tmp_path / "c", agent__episodes=4).optimizer
+    if earlier:  # a checkpoint of an earlier version says nothing of its time
+        assert 0 < optimizer.seconds < 1000
+    else:
+        assert 5000 < optimizer.seconds < 6000 and optimizer.overhead_share == pytest.approx(0.25, abs=0.02)
+
+
 @pytest.mark.parametrize("damage", ["flipped", "short", "empty", "missing"])
 @pytest.mark.parametrize("name", ["agent.pt", "counters.json"])
 def test_a_damaged_checkpoint_is_refused_by_the_files_name(
