@@ -26,7 +26,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
-        for path in (*draft.iterdir(), draft):
+        for path in (*draft.rglob("*"), draft):
             sync(path)
         draft.rename(folder)
         sync(folder.parent)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import taskrl.folders
 from taskrl.errors import RunFolderError
 from taskrl.folders import (
     FORMAT_VERSION,
@@ -35,6 +36,17 @@ def test_a_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
         assert not folder.exists()
     assert [path.name for path in folder.iterdir()] == ["a.txt"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_every_file_is_on_the_disk_before_the_folder_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(taskrl.folders, "sync", synced.append)
+    with new_folder(tmp_path / "folder") as draft:
+        (draft / "inner").mkdir()
+        write_text(draft / "inner" / "a.txt", "alpha\n")
+    assert set(synced) == {draft, draft / "inner", draft / "inner" / "a.txt", tmp_path}
 
 
 def test_a_block_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
