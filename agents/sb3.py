@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import random
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from envs.observation import ObservationBuilder
 from envs.pool import Pool
 from taskrl.config import AgentConfig
 from taskrl.errors import RunFolderError
-from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
+from taskrl.folders import new_folder, read_json, sync, to_json, verify, write_atomically, write_manifest, write_text
 from taskrl.meta import MetaProblem, SearchBudget
 from taskrl.seeding import derive_seed
 from taskrl.tracking import Tracker
@@ -166,8 +167,15 @@ class SB3MetaOptimizer:
         if self._checkpoints is None:
             return
         target = self._checkpoints / f"agent-{finished:06d}"
-        if target.exists():
-            return
+        if not target.exists():  # else a sitting was killed before it could point at it
+            self._write(model, target, finished)
+        write_atomically(self._checkpoints / LATEST, target.name)
+        sync(self._checkpoints)
+        for old in self._checkpoints.glob("agent-??????"):
+            if old != target:
+                shutil.rmtree(old)
+
+    def _write(self, model: BaseAlgorithm, target: Path, finished: int) -> None:
         with new_folder(target) as draft:
             torch.save(_state_of(model), draft / STATE)
             counters = {
@@ -181,12 +189,6 @@ class SB3MetaOptimizer:
             }
             write_text(draft / COUNTERS, to_json(counters))
             write_manifest(draft)
-        pointer = self._checkpoints / f"{LATEST}.tmp"
-        write_text(pointer, target.name)
-        pointer.replace(self._checkpoints / LATEST)
-        for old in self._checkpoints.glob("agent-??????"):
-            if old != target:
-                _remove(old)
 
     def _load(self, model: BaseAlgorithm) -> int:
         """Put the last checkpoint into `model`; the number of finished episodes (0 without a checkpoint)."""
@@ -297,9 +299,3 @@ def _numpy_state() -> list[Any]:
 
 def _as_tensor(array: Any) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _remove(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import taskrl.folders
 from agents.catalogue import AGENTS, algorithm_settings
+from agents.sb3 import LATEST
 from taskrl.config import AgentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.folders import write_manifest
@@ -91,6 +93,23 @@ def test_only_the_last_checkpoint_is_kept(tmp_path: Path) -> None:
     search("ppo", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["agent-000008", "latest"]
     assert (tmp_path / "latest").read_text() == "agent-000008"
+
+
+def test_a_checkpoint_that_nothing_pointed_at_yet_is_the_latest(tmp_path: Path) -> None:
+    """As after a kill between the two; the older one is removed only when the pointer is on the disk."""
+    search("ppo", tmp_path, agent__episodes=4)
+    shutil.copytree(tmp_path / "agent-000004", tmp_path / "kept")
+    (tmp_path / LATEST).unlink()
+    search("ppo", tmp_path, agent__episodes=2)
+    (tmp_path / "kept").rename(tmp_path / "agent-000004")
+    assert (tmp_path / LATEST).read_text() == "agent-000002"
+    synced: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(taskrl.folders, "sync", lambda path: synced.append(path.name))
+        search("ppo", tmp_path, agent__episodes=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent-000004", LATEST]
+    assert (tmp_path / LATEST).read_text() == "agent-000004"
+    assert any(name.startswith(LATEST) for name in synced)
 
 
 @pytest.fixture(scope="module")
