@@ -138,14 +138,15 @@ def finish(
 
 
 def _keep(run: RunFolder, result: Mapping[str, Any], galleries: Sequence[Gallery], tracker: Tracker) -> None:
-    """The report, the result and, where MLflow takes part, the figures."""
+    """The report, where MLflow takes part the figures, and last, since it says that the run is finished, the result."""
     write_atomically(run.report, render_report(result, galleries, name=run.path.name, test_reads=run.test_reads_made()))
-    write_result(run.result_file, result)
-    for path in (run.result_file, run.report):
-        tracker.log_artifact(path)
+    paths = [run.report, run.result_file]
     if result["config"]["tracking"]["uri"].lower() != "none":
         write_figures(result, galleries, run.figures)
-        tracker.log_artifact(run.figures)
+        paths.append(run.figures)
+    write_result(run.result_file, result)
+    for path in paths:
+        tracker.log_artifact(path)
 
 
 def show(run: RunFolder, result: Mapping[str, Any], reporter: Reporter) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import agents.policy_search
+import agents.results
 import agents.training
 from agents.session import pretraining_file
 from agents.training import resume, train
@@ -98,7 +99,12 @@ def test_an_interrupted_run_is_killed_in_mlflow_and_goes_on_there(
     client = client_of(out)
     run_id = json.loads(note.read_text())["run_id"]
     assert client.get_run(run_id).info.status == "KILLED"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, agents.results, "write_figures", 0)
+        with pytest.raises(KeyboardInterrupt):
+            resume(out, quiet())
     resume(out, quiet())
+    assert (out / "figures").is_dir(), "what was stopped while they were drawn is not finished"
     assert client.get_run(run_id).info.status == "FINISHED"
     assert {point.step for point in client.get_metric_history(run_id, "reward")} == set(range(8))
 
