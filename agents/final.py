@@ -17,7 +17,7 @@ from agents.profile import profile_spec
 from agents.rollout import Trace, run_episode
 from agents.schedule import SchedulePolicy, load_schedule
 from envs.factory import make_env
-from envs.reference import reference_curve
+from envs.reference import reference_curve, refuse_ruined
 from taskrl.assemble import Assembled, task_space
 from taskrl.config import EpisodeConfig
 from taskrl.data.splits import Fitting, Test, Validation
@@ -147,7 +147,7 @@ def train_final(
     after_decision: Callable[[int, Mapping[str, Any]], None] = lambda index, info: None,
 ) -> FinalResult:
     """Train, score and export one encoder. Seeds are paired: the same train_seed is the same start, and the same set
-    where sets are drawn, for every generator.
+    where sets are drawn, for every generator. Raises ConfigError where training ruins it.
     """
     episode_seed = final_seed(assembled, job.train_seed)
     assembled = assembled.at(episode_seed)
@@ -179,6 +179,7 @@ def train_final(
             after_decision=after_decision,
             stop=lambda quality: keeper.add(quality, env.predictor.encoder),
         )
+        refuse_ruined(trace.qualities, f"the final encoder {job.generator.name}, train seed {job.train_seed}")
         if job.generator.source == PROFILE or env.observe.reads_description:
             trace = dataclasses.replace(trace, compute=trace.compute + problem.describe().compute)
         predictor = env.predictor

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from taskrl.evaluation.spectrum import all_finite
+
 
 def feature_std(features_ND: Tensor) -> float:
     """Mean sd of the L2-normalised features times sqrt(D): about 1 when spread out, 0 when collapsed (SimSiam,
@@ -16,8 +18,10 @@ def feature_std(features_ND: Tensor) -> float:
 
 def effective_rank(features_ND: Tensor) -> float:
     """exp(entropy of the normalised singular values) of the centred features, over D: in (0, 1] (Roy & Vetterli
-    2007).
+    2007). nan for features that are not finite.
     """
+    if not all_finite(features_ND):
+        return math.nan
     centred = features_ND.double() - features_ND.double().mean(0)
     narrow = centred if len(centred) < centred.shape[1] else centred.T
     # singular values as roots of the smaller Gram matrix's eigenvalues: a third of the time of a decomposition

@@ -7,6 +7,7 @@ simulated data sets (docs/reward.md).
 """
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,7 @@ from taskrl.evaluation.clusters import cluster_learnability, cluster_stability, 
 from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
 from taskrl.evaluation.labelled import log_loss_score, one_label_score
 from taskrl.evaluation.probes import instance_discrimination, ridge_flops, ridge_r2, ridge_r2_each, standardise
-from taskrl.evaluation.spectrum import alpha_req, centred, lidar, participation_ratio, rankme
+from taskrl.evaluation.spectrum import all_finite, alpha_req, centred, lidar, participation_ratio, rankme
 from taskrl.seeding import torch_generator
 from taskrl.types import Encode, ProbeData, Quality
 
@@ -208,7 +209,7 @@ class Panel:
             "collapse_penalty": collapse_penalty(shown[0]),
             "copy_penalty": max(copying(found.values, name) for name in COPIES),
         }
-        value = weighed(self.parts, found.values) - sum(penalties.values())
+        value = weighed(self.parts, found.values) - sum(penalties.values()) if all_finite(*shown) else math.nan
         parts = {**found.values, **penalties}
         return Quality(value=value, parts=parts, num_encoded=found.num_encoded, solve_flops=found.flops)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taskrl.errors import ConfigError
+from taskrl.evaluation.spectrum import all_finite
 from taskrl.types import Encode, ProbeData, Quality
 
 RIDGE_STRENGTHS = (0.1, 0.3, 1.0, 3.0)
@@ -19,7 +20,9 @@ INSTANCE_TEMPERATURE = 0.1
 
 
 class Probe(Protocol):
-    """How good is a representation. Deterministic: no randomness, frozen data."""
+    """How good is a representation; nan where its features are not finite. Deterministic: no randomness, frozen
+    data.
+    """
 
     def __call__(self, encode: Encode, data: ProbeData) -> Quality: ...
 
@@ -43,7 +46,12 @@ def ridge_r2(features_ND: Tensor, targets_NK: Tensor, folds_N: Tensor) -> float:
 
 
 def ridge_r2_each(features_ND: Tensor, targets: Mapping[str, Tensor], folds_N: Tensor) -> dict[str, float]:
-    """`ridge_r2` of several targets (N, K) from the same features, each with its own strength, at the cost of one."""
+    """`ridge_r2` of several targets (N, K) from the same features, each with its own strength, at the cost of one.
+
+    nan for features that are not finite, which no equation can be solved with.
+    """
+    if not all_finite(features_ND):
+        return dict.fromkeys(targets, math.nan)
     features, every = standardise(features_ND), torch.cat([target.double() for target in targets.values()], dim=1)
     eye = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
     strengths = torch.tensor(RIDGE_STRENGTHS, dtype=features.dtype, device=features.device)

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import models
 
+from taskrl.predictor.inner_loop import PlainSteps
+from taskrl.predictor.predictor import Predictor
 from taskrl.run_folder import RunFolder
 from taskrl.seeding import isolated_global_rng
+from taskrl.types import AdaptReport
 from tests.agents.page.made import make_run
 from tests.agents.runs import snapshot, taskrl, tiny_options
 
@@ -270,3 +274,26 @@ def test_several_mistakes_are_named_together(bad: Path, monkeypatch: pytest.Monk
     options = ["--set", "agent.episode=1", "--set", "seed=-1"]
     refuses(["train", "--out", "out", *options], "'agent.episode'", bad, monkeypatch)
     refuses(["train", "--out", "out", *options], "'seed'", bad, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("command", "whose"),
+    [(["pretrain", "--policy", "reference"], "the final encoder reference, train seed 0"), (["train"], "the encoder")],
+)
+def test_training_that_ruins_every_encoder_is_one_sentence(
+    command: list[str], whose: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search bears it; what its policy is compared with does not."""
+    adapt = PlainSteps.adapt
+
+    def ruining(self: PlainSteps, predictor: Predictor, *arguments: Any) -> AdaptReport:
+        report = adapt(self, predictor, *arguments)
+        next(predictor.encoder.parameters()).data.fill_(math.nan)
+        return report
+
+    monkeypatch.setattr(PlainSteps, "adapt", ruining)
+    result = taskrl(*command, "--out", "run", *tiny_options())
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert result.stderr.startswith(f"Error: Training ruined {whose}") and result.stderr.count("\n") == 1
+    assert "from decision 1 on its features are not finite" in result.stderr
+    assert not list(here.rglob("finals/*.json")) and not (here / "run" / "result.json").exists()

@@ -91,6 +91,20 @@ def test_no_number_is_nan(pool: Pool) -> None:
         environment.step(row)
 
 
+def test_one_ruined_encoder_is_the_worst_of_its_group_and_shows_no_nan() -> None:
+    pool = serial_pool(tiny_config())
+    environment = VecCheckNan(vector(pool, group_relative=False), raise_exception=True)
+    environment.reset()
+    for parameter in pool._host._envs[0].predictor.encoder.parameters():
+        parameter.data.fill_(np.nan)
+    for row in actions(2):
+        observations, paid, _, infos = environment.step(row)
+        assert np.isnan(infos[0]["reward"]) and paid[0] == min(paid[1:]), "it says nothing about the others"
+        assert np.isfinite(observations).all() and np.isfinite(paid).all()
+    assert np.isfinite(infos[0]["terminal_observation"]).all()
+    assert np.isfinite([info["quality"] for info in infos[1:]]).all()
+
+
 def test_masks_reach_sb3(pool: Pool) -> None:
     mask = space_for(tiny_config(tasks__forbid=["mirror"]), "multidiscrete").action_mask()
     environment = vector(pool, action_mask=mask)

@@ -1,6 +1,7 @@
 """What every probe promises: a number of the encoder alone, counted, larger for a better encoder."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -84,6 +85,20 @@ def test_quality_is_finite_and_higher_for_an_encoder_that_sees_more(problem: Met
     assert blind.value < seeing.value
     if problem.probe_data.labels is not None:  # two dozen images are too few for the panel to tell noise from little
         assert noisy.value < seeing.value
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_not_finite_have_no_quality_and_cost_the_same(problem: MetaProblem, bad: float) -> None:
+    def ruined(images: Tensor) -> Tensor:
+        features = pixels(images)
+        features[3, 2] = bad
+        return features
+
+    found, expected = measure(problem, ruined), measure(problem, pixels)
+    assert math.isnan(found.value)
+    assert (found.num_encoded, found.solve_flops) == (expected.num_encoded, expected.solve_flops)
+    assert problem.hidden is not None and problem.hidden_data is not None
+    assert math.isnan(problem.hidden(ruined, problem.hidden_data).value)
 
 
 def test_only_probes_that_need_labels_hold_labels(problem: MetaProblem) -> None:
