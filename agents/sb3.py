@@ -107,7 +107,7 @@ class SB3MetaOptimizer:
         environment = model.get_env()
         assert isinstance(environment, LockstepVecEnv)
         environment.num_groups_begun = finished // self.agent.group_size
-        groups = math.ceil(budget.num_episodes / self.agent.group_size)
+        groups = environment.num_groups = math.ceil(budget.num_episodes / self.agent.group_size)
         remaining = groups * self._decisions * self.agent.group_size - model.num_timesteps
         model.set_logger(make_logger(tracker))
         per_set = problem.describe().compute if ObservationBuilder.of(problem).reads_description else Compute()

@@ -6,6 +6,7 @@ The number of environments is a setting of the agent (its group of episodes); th
 of them run at the same time. Seeds are keyed by the episode's index, so results do not depend on the workers.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,7 @@ class LockstepVecEnv(VecEnv):
         self._mask = action_mask
         self._seed_of_search = seed
         self.num_groups_begun = first_group
+        self.num_groups = math.inf  # after which no other is begun
         self._group_relative = group_relative
         self._shuffle_rewards = shuffle_rewards
         self._branches = Branches(pool, num_envs=group_size, seed=seed) if branches else None
@@ -83,7 +85,7 @@ class LockstepVecEnv(VecEnv):
         self._asked = time.perf_counter()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """One decision everywhere; when the episodes end, the next group begins."""
+        """One decision everywhere; when the episodes end, the next group begins, if there is one."""
         assert self._actions is not None
         stepped: list[Stepped] = self._everywhere("step", [(self._index, action) for action in self._actions])
         self._index += 1
@@ -99,12 +101,12 @@ class LockstepVecEnv(VecEnv):
             info = {**info, **extra}
             infos.append(info | ({"terminal_observation": observation} if dones[row] else {}))
         paid = self._paid(rewards)
-        if dones.all():
-            observations = np.asarray(self.reset())
-        else:
+        if not dones.all():
             self._answered = time.perf_counter()
             if self._branches:
                 observations = self._go_on(self._branches, observations)
+        elif self.num_groups_begun < self.num_groups:
+            observations = np.asarray(self.reset())
         return observations, paid, dones, infos
 
     def _go_on(self, branches: Branches, observations: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import torch
 import taskrl.folders
 from agents.catalogue import AGENTS, algorithm_settings
 from agents.sb3 import LATEST
+from envs.host import EnvHost
 from taskrl.config import AgentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.folders import write_manifest
@@ -87,6 +88,14 @@ def test_a_finished_search_is_not_repeated_and_can_be_prolonged(
     assert all(torch.equal(before, after) for before, after in zip(weights(first), weights(again), strict=True))
     longer = search("ppo", tmp_path, agent__episodes=5)
     assert [decision.episode for decision in longer.decisions] == [4, 5, 4, 5], "rounded up to a whole group"
+
+
+def test_no_episode_is_begun_that_is_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    reset = EnvHost.reset
+    monkeypatch.setattr(EnvHost, "reset", lambda *given: (seeds.append(given[2]), reset(*given))[1])
+    search("ppo", agent__episodes=4)
+    assert len(seeds) == 4 and len(set(seeds)) == 4 / GROUP
 
 
 def test_only_the_last_checkpoint_is_kept(tmp_path: Path) -> None:
