@@ -34,8 +34,7 @@ class Rates:
 
     def of(self, num_episodes: int, episode: EpisodeConfig) -> Cost:
         """What so many episodes cost."""
-        num_steps = num_episodes * episode.decisions * episode.steps_per_decision
-        return self.sum(num_steps, num_measurings=num_episodes * (episode.decisions + 1))
+        return self.sum(num_episodes * episode.num_steps, num_measurings=num_episodes * (episode.decisions + 1))
 
     def sum(self, num_steps: int, *, num_measurings: int) -> Cost:
         """What so many steps and measurings cost."""
@@ -60,8 +59,7 @@ def rates(assembled: Assembled) -> Rates:
 
 def search_notes(config: ExperimentConfig) -> list[str]:
     """What to think of a search's length beside that of the run that it is for; nothing where it is short enough."""
-    search = config.agent.episodes * config.episode.decisions * config.episode.steps_per_decision
-    final = config.final.decisions * config.final.steps_per_decision
+    search, final = config.agent.episodes * config.episode.num_steps, config.final.episode.num_steps
     if search <= LARGEST_SHARE * final:
         return []
     return [

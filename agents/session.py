@@ -93,8 +93,11 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
         opened=lambda run_id: write_result(note, {"run_id": run_id}),  # at once: a killed run goes on there too
     )
-    codec = AGENTS[config.agent.name].codec
-    pool = open_pool(WorkerSetup(config, dataset, codec), warn=lambda sentence: reporter.say(f"Warning: {sentence}"))
+    pool = open_pool(
+        WorkerSetup(config, dataset, AGENTS[config.agent.name].codec),
+        warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
+        job_steps=config.final.episode.num_steps,
+    )
     status = "FAILED"
     try:
         tracker.log_params(flatten(config.model_dump()))

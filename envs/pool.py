@@ -130,10 +130,15 @@ class _Books:
 class WorkerPool:
     """Workers of a transport, watched over."""
 
-    def __init__(self, transport: Transport, *, deadline_s: float, warn: Warn) -> None:
-        """deadline_s: longest time that one call may take. Returns at once; the first results wait for the start."""
+    def __init__(
+        self, transport: Transport, *, deadline_s: float, warn: Warn, job_deadline_s: float | None = None
+    ) -> None:
+        """deadline_s: longest time that one call may take. job_deadline_s: that a job may (`run`); None is the same.
+        Returns at once; the first results wait for the start.
+        """
         self._transport = transport
         self._deadline_s = deadline_s
+        self._job_deadline_s = deadline_s if job_deadline_s is None else job_deadline_s
         self._warn = warn
         self._books = [_Books() for _ in range(transport.num_workers)]
         for worker in range(self.num_workers):
@@ -191,8 +196,13 @@ class WorkerPool:
 
     def _time_left(self, worker: int) -> float:
         books = self._books[worker]
-        allowed = self._deadline_s + (0 if books.ready else START_DEADLINE_S)
+        allowed = self._allowed_s(worker) + (0 if books.ready else START_DEADLINE_S)
         return max(0.0, books.begun + allowed - time.monotonic())
+
+    def _allowed_s(self, worker: int) -> float:
+        """For the oldest call."""
+        method, _ = self._books[worker].calls[0].request
+        return self._job_deadline_s if method == "run" else self._deadline_s
 
     def _settle(self, worker: int) -> tuple[Any] | None:
         """The caller's next result if it is there; a lost worker is replaced on the way."""
@@ -203,7 +213,7 @@ class WorkerPool:
         try:
             if not ready:
                 self._transport.kill(worker)
-                raise Lost(f"Worker {worker} gave no answer within {self._deadline_s:g} s and was stopped")
+                raise Lost(f"Worker {worker} gave no answer within {self._allowed_s(worker):g} s and was stopped")
             kind, value = self._transport.receive(worker)
         except Lost as lost:
             self._replace(worker, str(lost))
@@ -249,6 +259,7 @@ class WorkerPool:
         if hopeless:
             raise WorkerError(
                 f"{how}, {MAX_ATTEMPTS} times over the same call; if memory ran out, use fewer workers or a smaller "
-                "batch; if decisions take longer, raise worker_deadline_s."
+                "batch; if decisions or final encoders take longer, raise worker_deadline_s (for taskrl resume in the "
+                "config.yaml of the run)."
             )
         self._warn(f"{how}; a new worker goes on from its last snapshots.")

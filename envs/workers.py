@@ -6,12 +6,13 @@ from envs.processes import Processes
 from envs.ray_actors import RayActors
 
 
-def open_pool(setup: WorkerSetup, *, warn: Warn) -> Pool:
+def open_pool(setup: WorkerSetup, *, warn: Warn, job_steps: int = 0) -> Pool:
     """The pool for `setup.config`. Results do not depend on which it is, except that batched predictors round
     differently.
 
-    warn: gets a sentence for every worker that was lost and replaced. One worker runs in this process, several in
-    processes of their own.
+    warn: gets a sentence for every worker that was lost and replaced. job_steps: training steps of the longest job,
+    where it is longer than an episode of the search. One worker runs in this process, several in processes of their
+    own.
     """
     config = setup.config
     if config.envs == "batched":
@@ -23,4 +24,6 @@ def open_pool(setup: WorkerSetup, *, warn: Warn) -> Pool:
         transport = RayActors(setup, config.workers, address=config.ray_address)
     else:
         transport = Processes(setup, config.workers)
-    return WorkerPool(transport, deadline_s=config.worker_deadline_s, warn=warn)
+    episode, deadline_s = config.episode, config.worker_deadline_s  # of one decision of the search
+    num_decisions = max(episode.decisions, job_steps / episode.steps_per_decision)
+    return WorkerPool(transport, deadline_s=deadline_s, job_deadline_s=num_decisions * deadline_s, warn=warn)

@@ -102,6 +102,11 @@ class EpisodeConfig(Section):
     decisions: int = Field(default=4, ge=2, le=1000)
     steps_per_decision: int = Field(default=15, ge=1)
 
+    @property
+    def num_steps(self) -> int:
+        """Of the whole episode."""
+        return self.decisions * self.steps_per_decision
+
 
 class AgentConfig(Section):
     """The learner. group_size: episodes that run in lock-step from the same initial encoder and data order.
@@ -179,6 +184,8 @@ class ExperimentConfig(Section):
 
     envs: where the episodes of a group run: in `workers` processes, batched in this one, or in `workers` Ray actors
     (ray_address: of their cluster; empty starts one here). auto: whichever of the first two is faster here.
+    worker_deadline_s: what a decision of the search may take in one of several workers; jobs that train longer get as
+    many times more.
     """
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1)

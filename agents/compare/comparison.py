@@ -15,7 +15,7 @@ from agents.compare.cost import budget_seconds, check_budget, forecast
 from agents.compare.folder import ComparisonFolder
 from agents.compare.methods import AGENT, Method, chosen_methods
 from agents.compare.outcome import finish
-from agents.compare.plan import FinalPlan, Plan, SearchPlan, with_lengths
+from agents.compare.plan import FinalPlan, Plan, SearchPlan
 from agents.compare.searching import SearchTools, cost_of, measured_on, search_in_pool, search_with_agent
 from agents.final import UNTRAINED, Generator, check_generator, floors, train_final
 from agents.keeping import kept_folders
@@ -116,14 +116,11 @@ def _titled_searches(plan: Plan) -> list[tuple[str, SearchPlan]]:
 
 
 def _open_pool(plan: Plan, tools: SearchTools) -> Pool:
-    final = plan.config.final
     longest = max(
-        plan.episode_of(one, _flops(one, tools.store) if one.method.whole_sum else 0).steps_per_decision
-        for one in plan.finals
+        plan.episode_of(one, _flops(one, tools.store) if one.method.whole_sum else 0).num_steps for one in plan.finals
     )
-    config = with_lengths(plan.config, longest / final.steps_per_decision)
-    setup = WorkerSetup(config, tools.dataset, AGENTS[config.agent.name].codec)
-    return open_pool(setup, warn=lambda sentence: tools.reporter.say(f"Warning: {sentence}"))
+    setup = WorkerSetup(plan.config, tools.dataset, AGENTS[plan.config.agent.name].codec)
+    return open_pool(setup, warn=lambda sentence: tools.reporter.say(f"Warning: {sentence}"), job_steps=longest)
 
 
 def _missing(plan: Plan, store: Store) -> list[FinalPlan]:

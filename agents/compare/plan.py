@@ -189,8 +189,3 @@ def _generator(method: Method, folder: Path) -> Generator:
         name = LEARNED if method.search == AGENT else PRIOR
         return Generator(name=name, source=str(folder.absolute() / POLICY), argmax=method.argmax)
     return Generator(name=method.search, source=str(folder.absolute() / SCHEDULE))
-
-
-def with_lengths(config: ExperimentConfig, factor: float) -> ExperimentConfig:
-    """`config` for workers whose longest call is `factor` final runs."""
-    return config.model_copy(update={"worker_deadline_s": config.worker_deadline_s * max(1.0, factor)})

@@ -135,7 +135,9 @@ def _check(run: RunFolder, request: CounterfactualRequest) -> None:
 def _branches(jobs: Sequence[BranchJob], setup: WorkerSetup, reporter: Reporter) -> list[Branched]:
     """All jobs, in their order."""
     found: dict[int, Branched] = {}
-    with closing(open_pool(setup, warn=lambda sentence: reporter.say(f"Warning: {sentence}"))) as pool:
+    longest = max(_num_decisions(job) * job.episode.steps_per_decision for job in jobs)
+    pool = open_pool(setup, warn=lambda sentence: reporter.say(f"Warning: {sentence}"), job_steps=longest)
+    with closing(pool):
         try:
             with reporter.task("Counterfactuals", len(jobs), "snapshot") as progress:
                 for index, one in pool.map(branch, [(job,) for job in jobs]):
@@ -168,9 +170,8 @@ def starts_of(at: Sequence[float] | None, decisions: int) -> tuple[int, ...]:
 def cost_note(assembled: Assembled, jobs: Sequence[BranchJob]) -> str:
     """What the branches will cost. One level of each choice is the policy's own, and is not played again."""
     job = jobs[0]
-    own = len({alternative.choice for alternative in job.alternatives} - {None})
-    num_branches = len(job.alternatives) - own
-    num_decisions = sum(job.start + job.ahead * (1 + num_branches) for job in jobs)
+    num_branches = _num_branches(job)
+    num_decisions = sum(_num_decisions(job) for job in jobs)
     num_steps = num_decisions * job.episode.steps_per_decision
     cost = rates(assembled).sum(num_steps, num_measurings=num_decisions)
     snapshots = "1 snapshot" if len(jobs) == 1 else f"{len(jobs)} snapshots"
@@ -178,6 +179,15 @@ def cost_note(assembled: Assembled, jobs: Sequence[BranchJob]) -> str:
         f"Counterfactuals: {snapshots}, about {num_branches} other tasks from each, {num_decisions} "
         f"decisions of {job.episode.steps_per_decision} steps in all; {cost}. Fewer: --choices, --at, --ahead, --seeds."
     )
+
+
+def _num_branches(job: BranchJob) -> int:
+    return len(job.alternatives) - len({alternative.choice for alternative in job.alternatives} - {None})
+
+
+def _num_decisions(job: BranchJob) -> int:
+    """That a job plays, with those before its snapshot."""
+    return job.start + job.ahead * (1 + _num_branches(job))
 
 
 def gains_table(rows: Sequence[Mapping[str, Any]], own: Sequence[Branched]) -> Table:

@@ -13,6 +13,9 @@ from agents.inspection import counterfactual_page
 from agents.inspection.counterfactual_page import chance_note, starts_of
 from agents.inspection.counterfactuals import Alternative, BranchJob, alternatives_of, branch
 from envs.factory import make_env
+from envs.host import WorkerSetup
+from envs.pool import Pool
+from envs.workers import open_pool
 from taskrl.assemble import assemble, load_data, task_space
 from taskrl.errors import ConfigError
 from taskrl.folders import read_json
@@ -95,6 +98,23 @@ def test_the_command_says_the_cost_first_and_writes_every_gain(finished: RunFold
             assert row["low"] <= row["mean"] <= row["high"]
     told = {row["alternative"] for row in record["rows"]}
     assert told == {"reference", "mirror=0", "mirror=0.5", "jitter=0", "jitter=0.4", "jitter=0.8"}
+
+
+def test_workers_know_how_long_all_branches_of_a_snapshot_train(
+    finished: RunFolder, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def opened(setup: WorkerSetup, *, job_steps: int, **others: Any) -> Pool:
+        told.append(job_steps)
+        return open_pool(setup, job_steps=job_steps, **others)
+
+    monkeypatch.setattr(counterfactual_page, "open_pool", opened)
+    options = ["--seeds", 1, "--choices", "mirror", "--at", "0,1"]
+    assert taskrl("inspect", finished.path, "--counterfactuals", *options).exit_code == 0
+    assert told == [
+        8
+    ]  # one decision before the second snapshot, then its own, the reference's and one other of 2 steps
 
 
 def test_stopped_it_has_written_nothing(finished: RunFolder, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

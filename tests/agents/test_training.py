@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import torch
 from agents.pretraining import pretrain
 from agents.results import StoredFinal
 from agents.training import train
+from envs.host import WorkerSetup
+from envs.pool import Pool
+from envs.workers import open_pool
 from taskrl.config import load_config
 from taskrl.errors import RunFolderError
 from taskrl.folders import verify
@@ -213,6 +217,19 @@ def test_a_search_alone_needs_no_final_encoders(tmp_path: Path) -> None:
     assert run.result()["rows"] == []
     assert run.result()["verdict"].startswith("No final encoder was trained; the task policy is in policy/")
     assert run.policy.is_dir() and not run.encoder.exists()
+
+
+def test_workers_know_how_long_a_final_encoder_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def opened(setup: WorkerSetup, *, job_steps: int, **others: Any) -> Pool:
+        told.append(job_steps)
+        return open_pool(setup, job_steps=job_steps, **others)
+
+    monkeypatch.setattr("agents.session.open_pool", opened)
+    changes = {"final__seeds": 0, "agent__episodes": 2, "final__decisions": 5, "final__steps_per_decision": 7}
+    train(tiny_config(**changes), tmp_path / "run", quiet())
+    assert told == [35]
 
 
 def test_an_existing_folder_is_never_written_to(tmp_path: Path) -> None:

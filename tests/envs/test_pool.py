@@ -8,13 +8,14 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from envs.host import EnvHost, Stepped, WorkerSetup
+from envs.host import RESULT, EnvHost, Request, Stepped, WorkerSetup
 from envs.pool import SerialPool, WorkerPool
 from envs.processes import Processes
 from envs.workers import open_pool
@@ -184,6 +185,51 @@ def test_killed_and_hung_workers_are_named_in_time_and_none_is_left_behind() -> 
     assert not three.warnings, "the worker whose call was given up is well again"
     pool.close()
     assert not [pid for pid in pids if pool_jobs.is_alive(pid)]
+
+
+class Slow:
+    """A transport whose workers live and take `seconds` for each answer."""
+
+    num_workers = 1
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._sent: deque[float] = deque()
+
+    def start(self, worker: int) -> None:
+        self._sent.clear()
+
+    def send(self, worker: int, request: Request) -> None:
+        self._sent.append(time.monotonic())
+
+    def wait(self, workers: Sequence[int], timeout_s: float) -> list[int]:
+        left_s = self._sent[0] + self.seconds - time.monotonic()
+        time.sleep(max(0.0, min(left_s, timeout_s)))
+        return list(workers) if left_s <= timeout_s else []
+
+    def receive(self, worker: int) -> tuple[str, str]:
+        self._sent.popleft()
+        return RESULT, "an answer"
+
+    def kill(self, worker: int) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def test_a_job_gets_as_many_times_the_deadline_as_it_trains_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envs.pool.START_DEADLINE_S", 0.0)
+    monkeypatch.setattr("envs.workers.Processes", lambda setup, num_workers: Slow(seconds=0.3))
+    many = setup(workers=2, worker_deadline_s=0.05)
+    decision = many.config.episode.steps_per_decision
+    pool = open_pool(many, warn=lambda sentence: None, job_steps=100 * decision)
+    assert list(pool.map(pool_jobs.process_id, [()])) == [(0, "an answer")]
+    pool.call(0, "step", 7, 0, None)
+    with pytest.raises(
+        WorkerError, match=r"within 0\.05 s .*raise worker_deadline_s \(for taskrl resume in the config"
+    ):
+        pool.result(0)
 
 
 def test_a_worker_at_work_ends_when_its_parent_is_killed() -> None:
