@@ -218,10 +218,8 @@ def _observation(config: ExperimentConfig, probe: Probe, space: TaskSpace) -> Ob
     mode, (parts, unlabelled) = config.agent.observe, observed_parts(probe)
     described = is_drawn(config.data.source) or mode == "descriptor"
     entries = description_entries([knob.name for knob in space.knobs if knob.used_by is None]) if described else ()
-    num_steps = config.episode.decisions * config.episode.steps_per_decision
-    return ObservationSpec(
-        mode=mode, description=entries, quality=parts, gains=unlabelled, lengths=(num_steps, num_steps)
-    )
+    lengths = config.episode.num_steps, config.episode.num_steps
+    return ObservationSpec(mode=mode, description=entries, quality=parts, gains=unlabelled, lengths=lengths)
 
 
 def reward_signal(config: ExperimentConfig, reference_step_flops: int) -> RewardSignal:
@@ -245,9 +243,14 @@ def reward_signal(config: ExperimentConfig, reference_step_flops: int) -> Reward
 
 
 def with_reward(assembled: Assembled, config: ExperimentConfig) -> Assembled:
-    """The same problem, paid as `config` says, which differs in nothing else that the problem is made of."""
-    reward = reward_signal(config, assembled.problem.reference_step_flops)
-    return dataclasses.replace(assembled, problem=dataclasses.replace(assembled.problem, reward=reward), config=config)
+    """The same problem, paid and with episodes as `config` says, which differs in nothing else that the problem is made
+    of.
+    """
+    problem = assembled.problem
+    reward = reward_signal(config, problem.reference_step_flops)
+    observation = _observation(config, problem.probe, problem.task_space)  # it knows how long episodes are
+    problem = dataclasses.replace(problem, reward=reward, observation=observation)
+    return dataclasses.replace(assembled, problem=problem, config=config)
 
 
 def resolve(config: ExperimentConfig, split: ProbeSplit) -> ExperimentConfig:

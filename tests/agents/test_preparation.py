@@ -28,8 +28,8 @@ Settled = tuple[ExperimentConfig, Preparation, str]
 CALM, NOISY = [[0.1, 0.11], [0.5, 0.51]], [[0.1, 0.5], [0.5, 0.1]]
 
 
-def settled(monkeypatch: pytest.MonkeyPatch, *tables: list[list[float]], **changes: Any) -> Settled:
-    """`settle` with made-up A/A tests, one table of gains each; they cost 1,000 FLOPs each."""
+def made_up(monkeypatch: pytest.MonkeyPatch, *tables: list[list[float]]) -> list[list[list[float]]]:
+    """A/A tests find these tables of gains, one each, and cost 1,000 FLOPs each; those that are left."""
     waiting = list(tables)
 
     def measured(problem: Any, episode: Any, *, seed: int, after_decision: Any) -> NoiseReport:
@@ -44,6 +44,12 @@ def settled(monkeypatch: pytest.MonkeyPatch, *tables: list[list[float]], **chang
         )
 
     monkeypatch.setattr(agents.preparation, "measure_noise", measured)
+    return waiting
+
+
+def settled(monkeypatch: pytest.MonkeyPatch, *tables: list[list[float]], **changes: Any) -> Settled:
+    """`settle` with made-up A/A tests."""
+    waiting = made_up(monkeypatch, *tables)
     said = io.StringIO()
     _, assembled = prepare(tiny_config(**({"reward__noise_test": "warn"} | changes)))
     assembled, preparation = settle(assembled, quiet(said))
@@ -83,6 +89,17 @@ def test_lengthening_stops_when_tasks_move_the_gain_more_than_chance(monkeypatch
     assert preparation.noise is not None
     assert [steps for steps, _ in preparation.noise["tried"]] == [2, 4]
     assert preparation.spent.flops == preparation.noise["flops"] == 2000, "every test is charged"
+
+
+def test_a_policy_that_learned_from_lengthened_episodes_knows_their_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up(monkeypatch, NOISY, CALM)
+    config = tiny_config(reward__noise_test="lengthen", final__seeds=0)
+    run = train(config, tmp_path / "run", quiet())
+    assert run.config().episode.num_steps == 2 * config.episode.num_steps == 8
+    for folder in (run.policy, run.checkpoints / "prior"):
+        assert read_json(folder / "policy.json")["shown"]["lengths"] == [8, 8]
 
 
 def test_lengthening_gives_up_after_two_doublings_and_warns(monkeypatch: pytest.MonkeyPatch) -> None:
