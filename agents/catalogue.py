@@ -21,7 +21,7 @@ REPLAY_SIZE = 10_000
 RESERVED = {
     *("policy", "env", "seed", "device", "policy_kwargs", "n_steps", "train_freq", "tensorboard_log", "verbose"),
     *("rollout_buffer_class", "rollout_buffer_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "action_noise"),
-    *("task_space", "names", "prior_strength", "persistence"),
+    *("task_space", "names", "prior_strength", "persistence", "without_gain"),
     *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "optimize_memory_usage", "_init_setup_model"),
 }
 SMALLEST = {"batch_size": 2, "n_epochs": 1, "buffer_size": 1, "stats_window_size": 1, "target_update_interval": 1}

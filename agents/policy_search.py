@@ -9,19 +9,20 @@ from agents.final import reference_episode
 from agents.preparation import mean_curve, reference_seeds
 from agents.sb3 import Decision, SB3MetaOptimizer
 from agents.session import Session, decision_metrics, preparation_of
-from taskrl.config import AgentConfig, ExperimentConfig
+from taskrl.config import AgentConfig, EpisodeConfig, ExperimentConfig
 from taskrl.folders import read_json
-from taskrl.meta import SearchBudget
+from taskrl.meta import MetaProblem, SearchBudget
 from taskrl.report_figures import duration
 from taskrl.run_folder import write_result
 from taskrl.tracking import Tracker
+from taskrl.types import AdaptReport, Compute, Outcome, Quality
 
 PRIOR = "prior"
 
 
 def search(session: Session) -> dict[str, Any]:
     """Learn the policy (or find it finished) and save it; what the search cost."""
-    run, config = session.run, session.config
+    run, config, problem = session.run, session.config, session.assembled.problem
     record = run.checkpoints / "search.json"
     if record.is_file() and run.policy.is_dir():
         return read_json(record)
@@ -40,8 +41,8 @@ def search(session: Session) -> dict[str, Any]:
             seed=config.seed,
             checkpoints=run.checkpoints,
             observer=observe,
+            without_gain=_without_gain(problem, config.episode),
         )
-        problem = session.assembled.problem
         _save_policy(optimizer.prior(problem), run.checkpoints / PRIOR, config)
         policy = optimizer.fit(
             problem, budget=SearchBudget(num_episodes=config.agent.episodes), tracker=session.tracker
@@ -69,6 +70,14 @@ def search(session: Session) -> dict[str, Any]:
     )
     write_result(record, spent)
     return spent
+
+
+def _without_gain(problem: MetaProblem, episode: EpisodeConfig) -> float:
+    """What an episode of the reference is paid where quality stays as it is: minus all that shaping takes off."""
+    same, spent = Quality(value=0.0), Compute(flops=episode.steps_per_decision * problem.reference_step_flops)
+    report = AdaptReport(losses={}, num_steps={}, compute=spent)
+    outcomes = [Outcome(index=index, before=same, after=same, report=report) for index in range(episode.decisions)]
+    return sum(problem.reward(outcome).total for outcome in outcomes)
 
 
 def num_episodes(agent: AgentConfig) -> int:

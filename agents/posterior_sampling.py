@@ -76,12 +76,14 @@ class PosteriorSampling(OnPolicyAlgorithm):
         again: float = 0.25,
         caution: float = 1.64,
         horizon: float = 0.25,
+        without_gain: float = 0.0,
         policy_kwargs: dict[str, Any] | None = None,
         seed: int | None = None,
         device: str = "cpu",
     ) -> None:
         """task_space: of the actions. names: entries of the observation. n_steps: decisions of an episode. drift: how
-        much an effect may change over an episode, relative to its size; with 0 an episode plays one task.
+        much an effect may change over an episode, relative to its size; with 0 an episode plays one task. without_gain:
+        what an episode of the reference would return that gained nothing.
         """
         if not (min(drift, caution, horizon) >= 0 and num_draws >= 2 and deviations >= 1 and 0 <= again <= 0.5):
             raise ConfigError(
@@ -99,6 +101,7 @@ class PosteriorSampling(OnPolicyAlgorithm):
         self._again = again
         self._caution = caution
         self._horizon = horizon
+        self._without_gain = without_gain
         super().__init__(
             policy,
             env,
@@ -235,7 +238,8 @@ class PosteriorSampling(OnPolicyAlgorithm):
 
     def _asked(self, groups: int) -> Vector:
         """What each effect has to be at least (D,), in return, after `groups` groups."""
-        gains = [returns[0] for returns in self.memory.gains[:groups]]  # the reference is the first of its group
+        # the reference is the first of its group
+        gains = [returns[0] - self._without_gain for returns in self.memory.gains[:groups]]
         return self._horizon * max(float(np.median(gains)), 0.0) * self._features.weaker
 
     def _set(self, first: Levels, last: Levels) -> None:

@@ -66,10 +66,12 @@ def settle(assembled: Assembled, reporter: Reporter) -> tuple[Assembled, Prepara
     if scale == "auto":
         scale = reward_scale(reports[-1].noise.aa_sd) if reports else 1.0
     reward = config.reward.model_copy(update={"scale": scale, "reference_curve": curve})
-    if config.reward.shaping == "relative" and config.agent.group_relative and config.agent.group_size > 1:
+    agent, kind = config.agent, AGENTS[config.agent.name]
+    if config.reward.shaping == "relative" and (kind.plans or (agent.group_relative and agent.group_size > 1)):
+        remedy = "leave it out" if kind.plans else "set agent.group_relative=false"
         reporter.say(
             "Note: in a group whose mean reward is taken off, reward.shaping=relative pays the agent nothing else; "
-            "set agent.group_relative=false."
+            f"{remedy}."
         )
     noise = noise_record(reports, assembled.config, config) if reports else None
     if noise:

@@ -68,7 +68,9 @@ class SB3MetaOptimizer:
         seed: int,
         checkpoints: Path | None = None,
         observer: Observer = lambda decision: None,
+        without_gain: float = 0.0,
     ) -> None:
+        """without_gain: what an episode of the reference would be paid that gained nothing."""
         self.agent = agent
         self.kind: AgentKind = AGENTS[agent.name]
         self.spent = Compute()
@@ -80,6 +82,7 @@ class SB3MetaOptimizer:
         self._seed = seed
         self._checkpoints = checkpoints
         self._observer = observer
+        self._without_gain = without_gain
 
     @property
     def seconds(self) -> float:
@@ -149,6 +152,7 @@ class SB3MetaOptimizer:
         if self.kind.plans:
             names = ObservationBuilder.of(problem).names
             settings |= {"task_space": space, "names": names, "persistence": persistence}
+            settings["without_gain"] = self._without_gain
         model: BaseAlgorithm = algorithm(
             self.kind.policy,
             environment,

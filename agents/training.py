@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.catalogue import AGENTS
 from agents.final import (
     SUPERVISED,
     UNTRAINED,
@@ -56,6 +57,11 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     config.policy.
     """
     refuse_existing(out)
+    if config.mode == SEARCH and AGENTS[config.agent.name].plans and not config.agent.group_relative:
+        raise ConfigError(
+            f"agent.group_relative=false does nothing for {config.agent.name}, which compares the episodes of a group; "
+            "leave it out, or choose agent.name=ppo."
+        )
     generators = [generator_named(name) for name in config.final.generators if name != PRIOR]
     applied = _applied(config)
     dataset, assembled = prepare(config)

@@ -117,7 +117,8 @@ class AgentConfig(Section):
 
     group: what a group of `group_size` is: whole episodes side by side, or branches, which try several actions from one
     snapshot at every decision and go on from one of them. observe: what the policy sees; all but full are ablations.
-    shuffle_rewards: the control in which rewards of a decision are dealt out anew within a group.
+    shuffle_rewards: the control in which rewards of a decision are dealt out anew within a group. group_relative: the
+    group's mean reward is taken off; not for thompson, which compares the episodes of a group itself.
     """
 
     name: str = "thompson"

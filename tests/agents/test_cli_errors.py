@@ -53,6 +53,7 @@ TRAINING: dict[str, tuple[list[str], str]] = {
         "Did you mean 'gae_lambda'",
     ),
     "wrong option of the agent": (["--agent", "ppo", "--set", "agent.options.gae_lambda=much"], "'much'"),
+    "a group that is none": (["--set", "agent.group_relative=false"], "does nothing for thompson"),
     "a layer of no size": (["--set", "agent.hidden=[0]"], "agent.hidden.0"),
     "unknown objective": (["--objectives", "contrastiv"], "Did you mean 'contrastive'"),
     "an objective twice": (["--objectives", "rotation,rotation"], "once"),

@@ -2,6 +2,7 @@
 shuffled rewards.
 """
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,16 +11,18 @@ import pytest
 
 from agents.policy import SB3TaskPolicy
 from agents.sb3 import Decision, SB3MetaOptimizer
-from taskrl.config import AgentConfig
+from agents.training import train
+from taskrl.config import AgentConfig, load_config
 from taskrl.errors import ConfigError
 from taskrl.evaluation.detectability import Description
 from taskrl.meta import ObservationSpec, SearchBudget
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import NullTracker
+from tests.agents.conftest import quiet
 from tests.agents.fake_pool import Effect, FakeEpisodes, additive, level_effects
 from tests.agents.learning import space_for
-from tests.envs.tiny import tiny_config
+from tests.envs.tiny import TINY, tiny_config
 
 SPACE = space_for(tiny_config(), "multidiscrete")
 GOOD = {"mirror": 0, "crop": 1}
@@ -30,7 +33,7 @@ DECISIONS, GROUP, EPISODES = 4, 8, 64
 
 
 def learned(
-    effect: Effect, *, seed: int = 0, space: TaskSpace = SPACE, **agent: Any
+    effect: Effect, *, seed: int = 0, space: TaskSpace = SPACE, without_gain: float = 0.0, **agent: Any
 ) -> tuple[SB3TaskPolicy, list[Decision]]:
     """The policy of a search of 64 episodes, and its decisions. Weaker views are as welcome as others, unless `agent`
     says how much more is asked of them.
@@ -41,7 +44,14 @@ def learned(
         values["options"] = {"horizon": 0.0} | agent.get("options", {})
     config = AgentConfig(**values)
     pool = FakeEpisodes(space, effect, decisions=DECISIONS)
-    optimizer = SB3MetaOptimizer(agent=config, pool=pool, decisions=DECISIONS, seed=seed, observer=decisions.append)
+    optimizer = SB3MetaOptimizer(
+        agent=config,
+        pool=pool,
+        decisions=DECISIONS,
+        seed=seed,
+        observer=decisions.append,
+        without_gain=without_gain,
+    )
     problem: Any = SimpleNamespace(task_space=space, observation=ObservationSpec(), drawn=None, describe=Description)
     policy = optimizer.fit(problem, budget=SearchBudget(num_episodes=config.episodes), tracker=NullTracker())
     return policy, decisions
@@ -186,6 +196,39 @@ def test_a_weaker_view_has_to_add_a_share_of_what_the_reference_gains() -> None:
     assert min(shares(0.05)) > 0.9
     crop, blur = shares(0.25)
     assert crop < 0.1 < 0.9 < blur
+
+
+def test_what_shaping_takes_off_is_not_taken_off_what_weaker_views_have_to_add() -> None:
+    def effect(spec: TaskSpec, progress: float) -> float:
+        return 0.08 * (dict(spec.levels)["crop"] == 0.6) - 0.5  # the reference is paid nothing for its gain of 0.5
+
+    def share(without_gain: float) -> float:
+        policy, _ = learned(effect, options={"horizon": 0.25}, without_gain=without_gain)
+        observation, _ = FakeEpisodes(SPACE, effect).reset(0, 0)
+        return float(policy.probabilities(observation)["crop"][1])
+
+    assert share(-0.5) < 0.1 < 0.9 < share(0.0)
+
+
+@pytest.mark.parametrize(
+    ("shaping", "without_gain"),
+    [
+        ({}, 0.0),
+        ({"reward.cost_weight": 0.5}, 2.0 * -0.5 * 2),
+        ({"reward.shaping": "relative", "reward.reference_curve": [0.1, 0.3, 0.4]}, 2.0 * -0.3),
+    ],
+)
+def test_a_search_knows_what_shaping_takes_off(
+    shaping: dict[str, Any], without_gain: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(**keywords: Any) -> None:
+        assert keywords["without_gain"] == pytest.approx(without_gain)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agents.policy_search.SB3MetaOptimizer", told)
+    config = load_config(given={**TINY, "reward.scale": 2.0, **shaping})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", quiet())
 
 
 def test_shuffled_rewards_teach_it_nothing() -> None:

@@ -143,13 +143,14 @@ def flops_of_episodes(run: RunFolder) -> float:
 
 
 def test_the_reference_curve_is_measured_once_charged_and_reused_for_the_comparison(tmp_path: Path) -> None:
-    changes = {"reward__shaping": "relative", "final__seeds": 0, "agent__group_relative": False}
+    paid_alone = {"agent__name": "ppo", "agent__group_relative": False, "final__seeds": 0}
+    changes = {"reward__shaping": "relative", **paid_alone}
     said = io.StringIO()
     run = train(tiny_config(**changes), tmp_path / "run", quiet(said))
     curve = load_config(run.config_file).reward.reference_curve
     assert len(curve) == 3
     assert run.result()["search"]["reference_quality"] == curve[-1]
-    plain = train(tiny_config(final__seeds=0, agent__group_relative=False), tmp_path / "plain", quiet())
+    plain = train(tiny_config(**paid_alone), tmp_path / "plain", quiet())
     assert plain.result()["search"]["reference_quality"] == pytest.approx(curve[-1])
     beside_episodes = [each.result()["search"]["flops"] - flops_of_episodes(each) for each in (run, plain)]
     assert beside_episodes[0] == pytest.approx(beside_episodes[1], rel=1e-6), "charged to the search either way"
@@ -159,6 +160,15 @@ def test_the_reference_curve_is_measured_once_charged_and_reused_for_the_compari
     assert first[0]["final_quality"] == second[0]["final_quality"]
     assert first[0]["return"] == pytest.approx(second[0]["return"] - (curve[-1] - curve[0]))
     assert "pays the agent nothing else" not in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("ppo", "set agent.group_relative=false."), ("thompson", "nothing else; leave it out.")]
+)
+def test_shaping_that_a_group_cancels_is_told(name: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"reward__shaping": "relative", "reward__reference_curve": [0.1, 0.2, 0.3], "agent__name": name}
+    _, _, said = settled(monkeypatch, CALM, **changes)
+    assert remedy in said
 
 
 def test_a_curve_that_fits_no_episode_is_a_sentence(here: Path) -> None:
