@@ -1,6 +1,7 @@
 """The agents by name: which SB3 algorithm, through which codec, with which settings."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,20 @@ RESERVED = {
     *("task_space", "names", "prior_strength", "persistence", "without_gain"),
     *("use_sde", "sde_sample_freq", "use_sde_at_warmup", "optimize_memory_usage", "_init_setup_model"),
 }
-SMALLEST = {"batch_size": 2, "n_epochs": 1, "buffer_size": 1, "stats_window_size": 1, "target_update_interval": 1}
+SHARES = ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
+# of options that are numbers, smallest and largest; of all others 0 or more
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("n_epochs", "buffer_size", "stats_window_size", "target_update_interval", "deviations"), (1, math.inf)
+    ),
+    **dict.fromkeys(("batch_size", "num_draws"), (2, math.inf)),
+    **dict.fromkeys(SHARES, (0, 1)),
+    "again": (0, 0.5),
+    "clip_range_vf": (1e-6, math.inf),
+    "gradient_steps": (-1, math.inf),
+    "target_entropy": (-math.inf, math.inf),
+    "top_quantiles_to_drop_per_net": (0, 24),  # of TQC's 25
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +107,32 @@ def _check_posterior_sampling(agent: AgentConfig) -> None:
 
 
 def _check_option(key: str, name: str, value: bool | int | float | str, default: object) -> None:
-    """SB3 would meet a value of the wrong type or sign in the middle of a run; a default of None tells no type."""
-    numbers = (int, float)
-    if isinstance(default, bool) != isinstance(value, bool) and isinstance(default, bool | int | float):
-        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected one like {default!r}.")
-    if isinstance(default, numbers) and not isinstance(value, int if isinstance(default, int) else numbers):
-        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected one like {default!r}.")
-    least = SMALLEST.get(name, -1 if name == "gradient_steps" or default == -1 else 0)
-    if isinstance(value, numbers) and value < least:
-        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected at least {least}.")
+    """SB3 would meet a value of the wrong type or size in the middle of a run. A default of None or a text is that of a
+    number that may be left open.
+    """
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(value, str):
+        fits = isinstance(default, str) and _is_automatic(name, value)
+    else:
+        fits = not isinstance(value, bool) and isinstance(value, int if isinstance(default, int) else int | float)
+    if not fits:
+        example = 0.1 if default is None else default
+        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected one like {example!r}.")
+    least, most = RANGES.get(name, (0, math.inf))
+    if isinstance(value, int | float) and not least <= value <= most:
+        expected = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+        raise ConfigError(f"Config key {key!r} has the value {value!r}; expected {expected}.")
+
+
+def _is_automatic(name: str, text: str) -> bool:
+    """Whether SB3 finds the number itself; that of the entropy from a given one on ("auto_0.1")."""
+    word, _, start = text.partition("_")
+    try:
+        begun = not start or (name == "ent_coef" and 0 < float(start) < math.inf)
+    except ValueError:
+        return False
+    return word == "auto" and begun
 
 
 def policy_settings(agent: AgentConfig, kind: AgentKind) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from agents.posterior import Posterior
 from agents.prior import set_logits
 from agents.searches.thompson import Memory, TaskFeatures, Vector
-from taskrl.errors import ConfigError
 from taskrl.seeding import numpy_generator
 from taskrl.tasks.space import FORBIDDEN_LOGIT, TaskSpace
 
@@ -85,12 +84,6 @@ class PosteriorSampling(OnPolicyAlgorithm):
         much an effect may change over an episode, relative to its size; with 0 an episode plays one task. without_gain:
         what an episode of the reference would return that gained nothing.
         """
-        if not (min(drift, caution, horizon) >= 0 and num_draws >= 2 and deviations >= 1 and 0 <= again <= 0.5):
-            raise ConfigError(
-                f"Options drift={drift}, num_draws={num_draws}, deviations={deviations}, again={again}, "
-                f"caution={caution}, horizon={horizon} of thompson are out of range; use num_draws >= 2, "
-                "deviations >= 1, again between 0 and 0.5, and 0 or more for the others."
-            )
         self._features = TaskFeatures(task_space, PRIOR_SHARE * prior_strength, drift=drift)
         self.memory = Memory(self._features.prior_mean)
         self._space = task_space

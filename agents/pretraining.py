@@ -26,13 +26,14 @@ from taskrl.assemble import Assembled, assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
 from taskrl.errors import RunFolderError
 from taskrl.report_figures import counted
-from taskrl.run_folder import RunFolder, refuse_existing, write_result
+from taskrl.run_folder import RunFolder, check_place, refuse_existing, write_result
 from taskrl.tracking import Tracker, open_tracker
 
 
 def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporter) -> RunFolder:
     """Train one encoder into the new folder `out`. policy: a run folder, a schedule's file, or a generator's name."""
     refuse_existing(out)
+    check_place(out)
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
     check_generator(assembled, generator)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,19 @@ def check_images(run: RunFolder, assembled: Assembled) -> None:
 
 @contextmanager
 def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, reporter: Reporter) -> Iterator[Session]:
-    """Tracker and workers around a block; however it ends, they are closed and MLflow is told how it ended."""
+    """Workers and tracker around a block; however it ends, they are closed and MLflow is told how it ended."""
     config = assembled.config
+    pool = open_pool(
+        WorkerSetup(config, dataset, AGENTS[config.agent.name].codec),
+        warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
+        job_steps=config.final.episode.num_steps,
+    )
+    with closing(pool), _tracked(run, config, reporter) as tracker:
+        yield Session(run, assembled, pool, tracker, reporter)
+
+
+@contextmanager
+def _tracked(run: RunFolder, config: ExperimentConfig, reporter: Reporter) -> Iterator[Tracker]:
     note = run.checkpoints / "tracking.json"
     run_id = read_json(note).get("run_id") if note.is_file() else None
     tracker = open_tracker(
@@ -93,22 +104,16 @@ def open_session(run: RunFolder, dataset: RawDataset, assembled: Assembled, repo
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
         opened=lambda run_id: write_result(note, {"run_id": run_id}),  # at once: a killed run goes on there too
     )
-    pool = open_pool(
-        WorkerSetup(config, dataset, AGENTS[config.agent.name].codec),
-        warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
-        job_steps=config.final.episode.num_steps,
-    )
     status = "FAILED"
     try:
         tracker.log_params(flatten(config.model_dump()))
         tracker.log_artifact(run.config_file)
-        yield Session(run, assembled, pool, tracker, reporter)
+        yield tracker
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise KeyboardInterrupt(f"What is finished is kept; go on with: taskrl resume {typed(run.path)}") from None
     finally:
-        pool.close()
         tracker.close(status)
 
 

@@ -39,11 +39,12 @@ from agents.session import (
 )
 from agents.sitting import Sitting, sitting
 from agents.summary import LEARNED
+from envs.workers import check_workers
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.data.dataset import RawDataset
 from taskrl.errors import ConfigError, RunFolderError
-from taskrl.run_folder import RunFolder, refuse_existing, write_result
+from taskrl.run_folder import RunFolder, check_place, refuse_existing, write_result
 from taskrl.tracking import Tracker
 
 ARGMAX = "learned-argmax"
@@ -57,6 +58,8 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     config.policy.
     """
     refuse_existing(out)
+    check_place(out)
+    check_workers(config)
     if config.mode == SEARCH and AGENTS[config.agent.name].plans and not config.agent.group_relative:
         raise ConfigError(
             f"agent.group_relative=false does nothing for {config.agent.name}, which compares the episodes of a group; "

@@ -92,17 +92,31 @@ class RayActors:
             self._ray.shutdown()
 
     def _connect(self, address: str, num_workers: int) -> None:
+        check_ray(address)  # Ray itself would try for minutes, and end the process
         local = {"num_cpus": num_workers, "include_dashboard": False, "_node_ip_address": LOCALHOST}
         try:
-            if ":" in address:  # Ray itself would try for minutes, and end the process
-                host, _, port = address.rpartition("/")[2].rpartition(":")
-                socket.create_connection((host, int(port)), CONNECT_DEADLINE_S).close()
             self._ray.init(address=address or "local", log_to_driver=False, **({} if address else local))
         except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"No Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); start one with "
-                "'ray start --head' or leave ray_address empty."
-            ) from None
+            raise _no_cluster(address, error) from None
+
+
+def check_ray(address: str) -> None:
+    """Raises ConfigError when Ray is missing, or nothing answers at `address` where that names a port."""
+    _ray()
+    if ":" not in address:
+        return
+    try:
+        host, _, port = address.rpartition("/")[2].rpartition(":")
+        socket.create_connection((host, int(port)), CONNECT_DEADLINE_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from None
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"No Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); start one with "
+        "'ray start --head' or leave ray_address empty."
+    )
 
 
 def _ray() -> Any:

@@ -3,7 +3,14 @@
 from envs.host import WorkerSetup
 from envs.pool import Pool, SerialPool, Transport, Warn, WorkerPool
 from envs.processes import Processes
-from envs.ray_actors import RayActors
+from envs.ray_actors import RayActors, check_ray
+from taskrl.config import ExperimentConfig
+
+
+def check_workers(config: ExperimentConfig) -> None:
+    """Raises ConfigError where it can be told at once that the workers cannot be had."""
+    if config.envs == "ray":
+        check_ray(config.ray_address)
 
 
 def open_pool(setup: WorkerSetup, *, warn: Warn, job_steps: int = 0) -> Pool:

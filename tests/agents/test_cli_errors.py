@@ -53,6 +53,8 @@ TRAINING: dict[str, tuple[list[str], str]] = {
         "Did you mean 'gae_lambda'",
     ),
     "wrong option of the agent": (["--agent", "ppo", "--set", "agent.options.gae_lambda=much"], "'much'"),
+    "an option out of range": (["--set", "agent.options.again=0.9"], "expected 0 to 0.5"),
+    "workers on a cluster that is not there": (["--envs", "ray", "--set", "ray_address=127.0.0.1:1"], "Ray"),
     "a group that is none": (["--set", "agent.group_relative=false"], "does nothing for thompson"),
     "a layer of no size": (["--set", "agent.hidden=[0]"], "agent.hidden.0"),
     "unknown objective": (["--objectives", "contrastiv"], "Did you mean 'contrastive'"),

@@ -194,6 +194,8 @@ def test_options_reach_the_algorithm() -> None:
     assert (settings["n_epochs"], settings["clip_range"], settings["n_steps"]) == (3, 0.1, 4)
     settings = algorithm_settings(AgentConfig(name="sac", options={"ent_coef": "auto_0.1", "gradient_steps": -1}), 4)
     assert settings["ent_coef"] == "auto_0.1"
+    settings = algorithm_settings(AgentConfig(name="sac", options={"ent_coef": 0.1, "target_entropy": -3}), 4)
+    assert (settings["ent_coef"], settings["target_entropy"]) == (0.1, -3)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +208,15 @@ def test_options_reach_the_algorithm() -> None:
         ("ppo", {"batch_size": 1}, "at least 2"),
         ("ppo", {"normalize_advantage": 1}, "like True"),
         ("ppo", {"vf_coef": -0.5}, "at least 0"),
+        ("ppo", {"gamma": 1.5}, "agent.options.gamma.*1.5.*0 to 1"),
+        ("ppo", {"target_kl": "abc"}, "agent.options.target_kl.*'abc'.*like 0.1"),
+        ("ppo", {"clip_range_vf": 0}, "agent.options.clip_range_vf.*at least 1e-06"),
+        ("sac", {"ent_coef": "foo"}, "agent.options.ent_coef.*'foo'.*like 'auto'"),
+        ("sac", {"ent_coef": "auto_0"}, "'auto_0'"),
+        ("sac", {"target_entropy": "auto_1"}, "'auto_1'"),
+        ("tqc", {"top_quantiles_to_drop_per_net": 25}, "0 to 24"),
+        ("thompson", {"again": 0.9}, "agent.options.again.*0.9.*0 to 0.5"),
+        ("thompson", {"num_draws": 1}, "at least 2"),
         ("dqn", {"clip_range": 0.2}, "Unknown option of dqn"),
         *(("ppo", {name: 1}, "Unknown option") for name in ("n_steps", "seed", "device", "use_sde")),
     ],

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from envs.host import WorkerSetup
 from envs.pool import Pool
 from envs.workers import open_pool
 from taskrl.config import load_config
-from taskrl.errors import RunFolderError
+from taskrl.errors import ConfigError, RunFolderError
 from taskrl.folders import verify
 from taskrl.run_folder import RunFolder
 from tests.agents.conftest import GENERATORS, WHOLE, quiet
@@ -241,6 +242,27 @@ def test_an_existing_folder_is_never_written_to(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "nowhere")
     with pytest.raises(RunFolderError, match="exists already"):
         train(tiny_config(), link, quiet())
+
+
+@pytest.mark.parametrize("command", [train, lambda config, out, reporter: pretrain(config, "reference", out, reporter)])
+def test_a_place_that_takes_no_run_is_told_before_anything_is_read(
+    command: Callable[..., RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("preparation", "pretraining"):
+        monkeypatch.setattr(f"agents.{module}.load_data", lambda config: pytest.fail("data were read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="cannot be made"):
+        command(tiny_config(), tmp_path / "file" / "run", quiet())
+
+
+def test_workers_that_cannot_be_had_leave_no_tracker_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise ConfigError("There are no workers.")
+
+    monkeypatch.setattr("agents.session.open_pool", refuse)
+    monkeypatch.setattr("agents.session.open_tracker", lambda *arguments, **keywords: pytest.fail("it was opened"))
+    with pytest.raises(ConfigError, match="no workers"):
+        train(tiny_config(), tmp_path / "run", quiet())
 
 
 def test_a_stored_final_comes_back_equal(tmp_path: Path) -> None:
