@@ -91,7 +91,13 @@ def restrict(knobs: Sequence[Knob], *, forbid: Sequence[str], limit: Sequence[st
             raise ConfigError(
                 f"Limit {text!r} is outside the range of {knob.name}; choose a number in [{low:g}, {high:g}]."
             )
-        by_name[knob.name] = knob.limited(relation or "<=", value)
+        limited = knob.limited(relation or "<=", value)
+        if knob.name in forbid and limited.levels[0] != knob.levels[0]:
+            raise ConfigError(
+                f"Limit {text!r} leaves out {knob.levels[0]:g}, the only strength of {knob.name} that forbidding it "
+                "leaves; give one of the two."
+            )
+        by_name[knob.name] = limited
     return tuple(by_name.values())
 
 

@@ -48,6 +48,18 @@ def test_the_reference_moves_to_the_nearest_level_that_a_limit_leaves_open() -> 
     assert space(limit=["rotation<=0.2"]).reference == space().reference
 
 
+@pytest.mark.parametrize(("knob", "limit"), [("mirror", "mirror>=0.5"), ("crop", "crop<=0.6")])
+def test_a_limit_that_would_play_a_forbidden_view_is_refused(knob: str, limit: str) -> None:
+    with pytest.raises(ConfigError, match=f"{limit}.*forbidding it"):
+        restrict(KNOBS, forbid=[knob], limit=[limit])
+
+
+def test_a_limit_that_leaves_a_forbidden_view_out_changes_nothing() -> None:
+    forbidden = space(forbid=["crop"]).reference
+    assert space(forbid=["crop"], limit=["crop>=0.6"]).reference == forbidden
+    assert forbidden.level("crop") == 1.0
+
+
 def test_limits_close_the_copies_of_a_level_in_mask_and_prior() -> None:
     task_space = space(objectives=["contrastive"], limit=["rotation<=0.2"], forbid=["mirror"])
     open_levels = dict(zip(task_space.part_names(), (part.allowed for part in task_space.parts), strict=True))
