@@ -89,6 +89,11 @@ def generator_named(name: str) -> Generator:
     )
 
 
+def played_episode(generator: Generator, episode: EpisodeConfig) -> EpisodeConfig:
+    """What `generator` plays where it is given `episode`: one that learns as it goes decides more often."""
+    return online_episode(episode) if generator.source == ONLINE else episode
+
+
 def make_policy(
     generator: Generator, spaces: Callable[[Codec], TaskSpace], problem: MetaProblem, *, seed: int
 ) -> tuple[TaskPolicy, Codec]:
@@ -170,7 +175,7 @@ def train_final(
             build_task=_task_builder(problem, job.generator.source),
             observation=shown_to(policy, problem),
         )
-        env = make_env(played, online_episode(job.episode) if job.generator.source == ONLINE else job.episode)
+        env = make_env(played, played_episode(job.generator, job.episode))
         trace = run_episode(
             env,
             policy,

@@ -13,6 +13,7 @@ from agents.final import (
     Generator,
     check_generator,
     generator_named,
+    played_episode,
     train_final,
 )
 from agents.forecast import cost_notes
@@ -37,17 +38,19 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     generator = find_generator(policy)
     assembled = assemble(config, load_data(config))
     check_generator(assembled, generator)
+    # the job resolves its own episode: to do that twice may give another one
+    final = config.final.model_copy(update=dict(played_episode(generator, config.final.episode)))
     for note in (
         *data_notes(assembled),
-        *cost_notes(assembled, [("Pretraining, without scoring", 1, config.final.episode)]),
-        *stop_notes(config.final),
+        *cost_notes(assembled, [("Pretraining, without scoring", 1, final.episode)]),
+        *stop_notes(final),
     ):
         reporter.say(note)
     reward = assembled.config.reward.model_copy(update={"scale": 1.0})  # nobody is paid
     assembled = with_reward(assembled, assembled.config.model_copy(update={"reward": reward}))
     config = assembled.config
     run = RunFolder.create(out, config)
-    write_result(pretraining_file(run), {"policy": policy})
+    write_result(pretraining_file(run), {"policy": policy, "decisions": final.decisions})
     tracker = open_tracker(
         run.path,
         uri=config.tracking.uri or None,
@@ -60,7 +63,6 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     try:
         with sitting(run, plan, assembled.problem.calibration):
             tracker.log_params({**flatten(config.model_dump()), "policy": policy})
-            final = config.final
             job = FinalJob(
                 generator=generator,
                 episode=config.final.episode,
@@ -69,7 +71,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
                 export_to=run.encoder,
                 read_test=final.test,
             )
-            result = _trained(assembled, job, tracker, reporter)
+            result = _trained(assembled, job, final.decisions, tracker, reporter)
             for sentence in result.test_reads:
                 run.log_test_read(sentence)
             row = result.row | {"search_flops": 0, "search_images": 0}
@@ -86,8 +88,8 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     return run
 
 
-def _trained(assembled: Assembled, job: FinalJob, tracker: Tracker, reporter: Reporter) -> FinalResult:
-    with reporter.task("Pretraining", job.episode.decisions, "decision") as progress:
+def _trained(assembled: Assembled, job: FinalJob, decisions: int, tracker: Tracker, reporter: Reporter) -> FinalResult:
+    with reporter.task("Pretraining", decisions, "decision") as progress:
 
         def after(index: int, info: Any) -> None:
             tracker.log_metrics(decision_metrics(info, info["reward_parts"]["gain"]), step=index)

@@ -99,6 +99,7 @@ class Watch:
         self._result = _File(folder.result_file, read_json)
         self._config = _File(folder.config_file, lambda path: _config_of(found))
         self._preparation = _File(folder.checkpoints / "preparation.json", read_json)
+        self._pretraining = _File(pretraining_file(folder), read_json)
         self._finals: dict[str, _File[StoredFinal]] = {}
         self._last: tuple[object, Look] | None = None
 
@@ -108,7 +109,7 @@ class Watch:
         """
         if whole or not self.found.folder.result_file.is_file():
             self._metrics.read()
-        for file in (self._result, self._config, self._preparation):
+        for file in (self._result, self._config, self._preparation, self._pretraining):
             file.read()
         folder = self.found.folder
         plan = Sitting.of(folder)
@@ -180,8 +181,10 @@ class Watch:
     def _stages(self, plan: Sitting | None, config: ExperimentConfig | None, num_finals: int) -> tuple[Stage, ...]:
         done = self._result.value is not None
         if pretraining_file(self.found.folder).is_file():
-            num = min(self._metrics.num_decisions, config.final.decisions) if config else self._metrics.num_decisions
-            total = num if done else config.final.decisions if config else None
+            planned = mapping(self._pretraining.value).get("decisions", config.final.decisions if config else None)
+            total = planned if isinstance(planned, int) and planned > 0 else None
+            num = self._metrics.num_decisions if total is None else min(self._metrics.num_decisions, total)
+            total = num if done else total
             return (Stage(title=PRETRAINING, unit="decision", done=num, total=total),)
         stages = []
         episodes = len(self._metrics.episodes)

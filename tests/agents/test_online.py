@@ -93,11 +93,20 @@ def test_a_run_has_as_many_steps_as_the_episode_it_replaces(decisions: int, step
     assert abs(found.decisions * found.steps_per_decision - total) <= found.decisions / 2
 
 
+def test_what_is_said_of_stopping_counts_the_decisions_that_are_played(tmp_path: Path) -> None:
+    options = tiny_options(final__decisions=2, final__steps_per_decision=8, final__patience=1)
+    result = taskrl("pretrain", "--policy", "online", "--out", tmp_path / "run", *options, "--stop", "auto")
+    assert result.exit_code == 0, result.output
+    assert "too few to stop early" not in result.output
+    assert "Trained for 8 decisions" in result.output or "of 8 decisions: quality rose" in result.output
+
+
 def test_a_real_run_learns_as_it_goes(tmp_path: Path) -> None:
     options = tiny_options(final__decisions=2, final__steps_per_decision=8)
     result = taskrl("pretrain", "--policy", "online", "--out", tmp_path / "run", *options)
     assert result.exit_code == 0, result.output
     row = rows_of(tmp_path / "run")[0]
     assert row["num_decisions"] == 8
+    assert "Pretraining: 8/8 decisions" in result.output and "Trained for 8 decisions" in result.output
     choices = metrics_of(RunFolder(tmp_path / "run"))
     assert len(choices) == 8

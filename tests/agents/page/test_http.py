@@ -350,6 +350,16 @@ def test_one_run_has_nothing_to_tick(tmp_path: Path) -> None:
         assert ask(address, "/")[2].count('type="checkbox"') == 2
 
 
+def test_a_pretraining_that_learns_as_it_goes_is_counted_by_what_it_plays(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write_result(pretraining_file(run), {"policy": "online", "decisions": 2 * DECISIONS})
+    with training(run), served(tmp_path) as address:
+        tracker = JsonlTracker(run.path / METRICS_NAME)
+        for step in range(DECISIONS):
+            tracker.log_metrics(decision(step, mirror=0.0), step=step)
+        assert f"{DECISIONS} of {2 * DECISIONS}" in ask(address, "/run/1")[2]
+
+
 def test_a_pretraining_shows_what_its_encoder_saw(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     write_result(pretraining_file(run), {"policy": "profile"})
