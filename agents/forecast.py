@@ -44,13 +44,13 @@ class Rates:
         )
 
 
-def rates(assembled: Assembled) -> Rates:
-    """Measured once on a machine and remembered."""
+def rates(assembled: Assembled, *, alone: bool = False) -> Rates:
+    """Measured once on a machine and remembered. alone: of one encoder in this process, instead of all workers."""
     config, problem = assembled.config, assembled.problem
     shape = assembled.splits.pretraining.inputs.sample_shape
     _, _, measuring = problem.measure(problem.make_predictor(0))
-    step_s = config.predictor.batch_size / images_per_second(config, lambda _: problem, shape)
-    measuring_s = seconds_to_measure(config, problem, shape) / workers_at_once(config)
+    step_s = config.predictor.batch_size / images_per_second(config, lambda _: problem, shape, alone=alone)
+    measuring_s = seconds_to_measure(config, problem, shape) / (1 if alone else workers_at_once(config))
     return Rates(
         step=Cost(flops=problem.reference_step_flops, seconds=step_s),
         measuring=Cost(flops=measuring.flops, seconds=measuring_s),
@@ -69,7 +69,9 @@ def search_notes(config: ExperimentConfig) -> list[str]:
     ]
 
 
-def cost_notes(assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]]) -> list[str]:
-    """A sentence for each (what, number of episodes, their length); agents learn in between."""
-    measured = rates(assembled)
+def cost_notes(
+    assembled: Assembled, plans: Sequence[tuple[str, int, EpisodeConfig]], *, alone: bool = False
+) -> list[str]:
+    """A sentence for each (what, number of episodes, their length); agents learn in between. alone: as in `rates`."""
+    measured = rates(assembled, alone=alone)
     return [f"{what}: {counted(num, 'episode')}, {measured.of(num, episode)}." for what, num, episode in plans]

@@ -36,13 +36,13 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
     refuse_existing(out)
     check_place(out)
     generator = find_generator(policy)
-    assembled = assemble(config, load_data(config))
+    assembled = assemble(config, load_data(config), alone=config.final.episode)
     check_generator(assembled, generator)
     # the job resolves its own episode: to do that twice may give another one
     final = config.final.model_copy(update=dict(played_episode(generator, config.final.episode)))
     for note in (
         *data_notes(assembled),
-        *cost_notes(assembled, [("Pretraining, without scoring", 1, final.episode)]),
+        *cost_notes(assembled, [("Pretraining, without scoring", 1, final.episode)], alone=True),
         *stop_notes(final),
     ):
         reporter.say(note)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from taskrl.config import ExperimentConfig, RewardConfig
+from taskrl.config import EpisodeConfig, ExperimentConfig, RewardConfig
 from taskrl.data.dataset import InMemory, RawDataset
 from taskrl.data.splits import Probe as ProbeSplit
 from taskrl.data.splits import Splits, make_splits
@@ -107,9 +107,16 @@ def task_space(config: ExperimentConfig, sample_shape: Sequence[int], codec: Cod
     return TaskSpace(objectives=config.tasks.objectives, knobs=limited, codec=codec)
 
 
-def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "multidiscrete") -> Assembled:
+def assemble(
+    config: ExperimentConfig,
+    dataset: RawDataset,
+    *,
+    codec: Codec = "multidiscrete",
+    alone: EpisodeConfig | None = None,
+) -> Assembled:
     """Split the data, settle what the configuration leaves open, and build every part.
 
+    alone: the only episode that is trained, in this process; None is the whole run.
     Raises ConfigError or DataError, one sentence each.
     """
     splits = make_splits(dataset, seed=config.data.split_seed)
@@ -126,7 +133,7 @@ def assemble(config: ExperimentConfig, dataset: RawDataset, *, codec: Codec = "m
             "to them; give more classes or more groups, or pass --no-labels."
         )
     statistics = channel_statistics(splits.pretraining.inputs)
-    config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape)
+    config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape, alone)
     _, encoder_config = _encoder(config, shape, statistics, seed=0)
     problem = dataclasses.replace(_problem(config, splits, statistics, codec), facts=dataset.facts)
     assembled = Assembled(problem, splits, config, encoder_config)

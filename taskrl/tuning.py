@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from taskrl.config import ExperimentConfig
+from taskrl.config import EpisodeConfig, ExperimentConfig
 from taskrl.errors import ConfigError, TaskrlError
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine
@@ -36,11 +36,14 @@ NUM_OTHER_FINALS = 3
 MakeProblem = Callable[[ExperimentConfig], MetaProblem]
 
 
-def tuned(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> ExperimentConfig:
+def tuned(
+    config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int], alone: EpisodeConfig | None = None
+) -> ExperimentConfig:
     """`config` with envs, precision and compile settled: of what it leaves open, the fastest that is at least 10 %
     faster than the plainer ones (processes before batched, fp32 before bf16).
 
-    Raises ConfigError when what it asks for cannot train here.
+    alone: the only episode that is trained, in this process; None is the whole run. Raises ConfigError when what it
+    asks for cannot train here.
     """
     candidates = [_settled(config, envs, precision) for envs in _places(config) for precision in _precisions(config)]
     best = candidates[0]
@@ -56,10 +59,12 @@ def tuned(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[i
             if rate > LEAST_GAIN * rates[chosen]:
                 chosen = number
         best = candidates[chosen]
-    return best if config.predictor.compile != "auto" else _with_compile(best, make_problem, shape)
+    return best if config.predictor.compile != "auto" else _with_compile(best, make_problem, shape, alone)
 
 
-def _with_compile(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> ExperimentConfig:
+def _with_compile(
+    config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int], alone: EpisodeConfig | None
+) -> ExperimentConfig:
     """`config` with compile settled: "always" if, over the whole run, it saves more than it costs in every worker.
 
     Only asked where a run is long: asking takes about half a minute itself.
@@ -67,17 +72,21 @@ def _with_compile(config: ExperimentConfig, make_problem: MakeProblem, shape: Se
     plain = _settled(config, config.envs, config.predictor.precision, compiled="never")
     if config.envs == "batched":
         return plain
-    episode, final = config.episode, config.final
-    num_steps = config.agent.episodes * episode.decisions * episode.steps_per_decision
-    num_steps += final.seeds * (len(final.generators) + NUM_OTHER_FINALS) * final.decisions * final.steps_per_decision
-    num_images = num_steps * config.predictor.batch_size
-    plain_s = num_images / images_per_second(plain, make_problem, shape)
+    num_images = (alone.num_steps if alone else _num_steps(config)) * config.predictor.batch_size
+    plain_s = num_images / images_per_second(plain, make_problem, shape, alone=alone is not None)
     if plain_s < WORTH_ASKING_S:
         return plain
     compiled = _settled(config, config.envs, config.predictor.precision, compiled="always")
     compiling_s = _remembering(compiled, shape, "compiling", lambda: _seconds_to_compile(make_problem(compiled)))
-    compiled_s = num_images / images_per_second(compiled, make_problem, shape)
+    compiled_s = num_images / images_per_second(compiled, make_problem, shape, alone=alone is not None)
     return compiled if plain_s - compiled_s > compiling_s * len(config.tasks.objectives) else plain
+
+
+def _num_steps(config: ExperimentConfig) -> int:
+    """Of a whole run: its search, where it has one, and its final encoders."""
+    searched = config.agent.episodes * config.episode.num_steps if config.mode == "search" else 0
+    num_finals = config.final.seeds * (len(config.final.generators) + NUM_OTHER_FINALS)
+    return searched + num_finals * config.final.episode.num_steps
 
 
 def _seconds_to_compile(problem: MetaProblem) -> float:
@@ -87,10 +96,16 @@ def _seconds_to_compile(problem: MetaProblem) -> float:
     return time.perf_counter() - started
 
 
-def images_per_second(config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int]) -> float:
-    """Pretraining images a second on the whole machine under a settled `config`; 0 when it cannot train so."""
+def images_per_second(
+    config: ExperimentConfig, make_problem: MakeProblem, shape: Sequence[int], *, alone: bool = False
+) -> float:
+    """Pretraining images a second on the whole machine under a settled `config`; 0 when it cannot train so. alone: of
+    one predictor in this process.
+    """
 
     def measured() -> float:
+        if alone:
+            return _rate_alone(config, make_problem(config))
         try:
             return _training_rate(config, make_problem(config))
         except RuntimeError:
@@ -99,7 +114,8 @@ def images_per_second(config: ExperimentConfig, make_problem: MakeProblem, shape
             return 0.0  # torch.func has no rule for an operation in this precision, or memory ran out
 
     compiled = " compiled" if config.predictor.compile == "always" else ""
-    return _remembering(config, shape, f"{config.envs} {config.predictor.precision}{compiled}", measured)
+    place = "alone" if alone else config.envs
+    return _remembering(config, shape, f"{place} {config.predictor.precision}{compiled}", measured)
 
 
 def seconds_to_measure(config: ExperimentConfig, problem: MetaProblem, shape: Sequence[int]) -> float:
@@ -154,11 +170,22 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def _training_rate(config: ExperimentConfig, problem: MetaProblem) -> float:
-    """The fastest of some rounds of steps, in images a second."""
+    """Of all workers together, in images a second."""
     batched = config.envs == "batched"
     together = min(config.agent.group_size, MAX_BATCHED) if batched else 1
-    on_cpu = config.predictor.device == "cpu"
-    with threads(1 if on_cpu and not batched else torch.get_num_threads()):
+    num_threads = 1 if config.predictor.device == "cpu" and not batched else torch.get_num_threads()
+    step_s = _seconds_a_step(problem, together, num_threads, batched=batched)
+    return workers_at_once(config) * config.predictor.batch_size / step_s
+
+
+def _rate_alone(config: ExperimentConfig, problem: MetaProblem) -> float:
+    """Of one predictor that has this process to itself, in images a second."""
+    return config.predictor.batch_size / _seconds_a_step(problem, 1, torch.get_num_threads(), batched=False)
+
+
+def _seconds_a_step(problem: MetaProblem, together: int, num_threads: int, *, batched: bool) -> float:
+    """In the fastest of some rounds of steps."""
+    with threads(num_threads):
         works = [_assignment(problem, seed, steps=1) for seed in range(together)]
         _train(problem, works, batched)
         best, spent, rounds = float("inf"), 0.0, 0
@@ -168,7 +195,7 @@ def _training_rate(config: ExperimentConfig, problem: MetaProblem) -> float:
             num_steps = _train(problem, works, batched)
             taken = time.perf_counter() - started
             best, spent, rounds = min(best, taken / num_steps), spent + taken, rounds + 1
-    return workers_at_once(config) * config.predictor.batch_size / best
+    return best
 
 
 def _assignment(problem: MetaProblem, seed: int, *, steps: int) -> Assignment:

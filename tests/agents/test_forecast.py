@@ -1,9 +1,13 @@
 """Promises of the forecast: a search that is long beside the run that it is for is told, with by how much."""
 
+from pathlib import Path
+
 import pytest
 
 from agents.forecast import Cost, search_notes
+from taskrl import tuning
 from taskrl.config import load_config
+from tests.agents.runs import taskrl, tiny_options
 
 
 def notes(episodes: int, final_steps: int) -> list[str]:
@@ -19,6 +23,14 @@ def test_a_search_of_a_quarter_of_the_final_run_is_no_news_and_a_longer_one_is_t
     (long,) = notes(episodes=100, final_steps=100)
     assert "10 times" in long
     assert "compare" in long
+
+
+def test_one_encoder_is_not_divided_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tuning.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(tuning, "_rate_alone", lambda config, problem: config.predictor.batch_size / 3600)
+    result = taskrl("pretrain", "--out", tmp_path / "run", "--policy", "reference", *tiny_options(workers=8))
+    assert result.exit_code == 0, result.output
+    assert "Pretraining, without scoring: 1 episode, about" in result.output and "at least 4 h 00 min" in result.output
 
 
 @pytest.mark.parametrize(("flops", "said"), [(6.6e10, "about 66.0 GFLOP, at"), (2e13, "about 20.0 TFLOP, at")])

@@ -9,7 +9,7 @@ import torch
 
 from taskrl import tuning
 from taskrl.assemble import assemble, load_data
-from taskrl.config import ExperimentConfig, dump_config, load_config
+from taskrl.config import EpisodeConfig, ExperimentConfig, dump_config, load_config
 from taskrl.errors import ConfigError
 from taskrl.meta import MetaProblem
 from tests.conftest import TINY
@@ -132,3 +132,31 @@ def test_compiling_is_chosen_where_it_saves_more_than_it_costs(
     monkeypatch.setattr(tuning, "_seconds_to_compile", lambda problem: 10.0)
     asked = config(predictor__compile="auto", final__seeds=num_seeds, final__steps_per_decision=4)
     assert tuning.tuned(asked, lambda _: None, SHAPE).predictor.compile == expected  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(("decisions", "expected"), [(4, "never"), (1000, "always")])
+def test_compiling_is_weighed_against_the_one_encoder_that_is_trained(
+    monkeypatch: pytest.MonkeyPatch, decisions: int, expected: str
+) -> None:
+    """However long the search of that configuration is: 4 decisions are too short to ask, 1000 are half an hour."""
+
+    monkeypatch.setattr(tuning, "_rate_alone", lambda settled, problem: 100.0 + 100.0 * compiles(settled))
+    monkeypatch.setattr(tuning, "_training_rate", pytest.fail)
+    monkeypatch.setattr(tuning, "_seconds_to_compile", lambda problem: 10.0)
+    asked = config(predictor__compile="auto", agent__episodes=10**6)
+    alone = EpisodeConfig(decisions=decisions, steps_per_decision=6)
+    assert tuning.tuned(asked, lambda _: None, SHAPE, alone).predictor.compile == expected  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("search", "always"), ("online", "never"), ("apply", "never")])
+def test_compiling_is_weighed_against_a_search_only_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, mode: str, expected: str
+) -> None:
+    monkeypatch.setattr(tuning, "_training_rate", lambda settled, problem: 100.0 + 100.0 * compiles(settled))
+    monkeypatch.setattr(tuning, "_seconds_to_compile", lambda problem: 10.0)
+    asked = config(predictor__compile="auto", agent__episodes=10**6, mode=mode, final__seeds=1)
+    assert tuning.tuned(asked, lambda _: None, SHAPE).predictor.compile == expected  # type: ignore[arg-type,return-value]
+
+
+def compiles(settled: ExperimentConfig) -> bool:
+    return settled.predictor.compile == "always"
