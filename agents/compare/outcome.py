@@ -43,7 +43,7 @@ def finish(
         "format_version": RESULT_VERSION,
         "kind": "comparison",
         "data": plan.assembled.data_name,
-        "split": "test" if config.final.test else "validation",
+        "split": plan.assembled.splits.scored_on(test=config.final.test),
         "verdict": sentence,
         "encoder": encoder,
         "claims": [entry for length in lengths for entry in judge(rows, length, config.data.source)],

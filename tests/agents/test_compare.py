@@ -295,7 +295,7 @@ def test_without_labels_the_verdict_is_about_quality(tmp_path: Path) -> None:
     compare(tiny_config(**options, reward__panel_images=32), tmp_path / "unlabelled", quiet(said))
     result = result_of(tmp_path / "unlabelled")
     assert {row["method"] for row in result["rows"]} == {"learned", "reference", "untrained"}
-    assert {claim["unit"] for claim in result["claims"]} == {"quality"}
+    assert {claim["unit"] for claim in result["claims"]} == {"quality"} and result["split"] == "probe"
     assert "no labels" in result["verdict"] and "quality, not about accuracy" in said.getvalue()
 
 
