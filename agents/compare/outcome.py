@@ -162,6 +162,7 @@ def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Repor
         run_name=run.path.name,
         run_id=_run_id(note),
         warn=lambda sentence: reporter.say(f"Warning: {sentence}"),
+        opened=lambda run_id: write_result(note, {"run_id": run_id}),
     )
     status = "FAILED"
     try:
@@ -172,11 +173,7 @@ def _record(result: Mapping[str, Any], folder: ComparisonFolder, reporter: Repor
             tracker.log_artifact(path)
         status = "FINISHED"
     finally:
-        try:
-            tracker.close(status)
-        finally:
-            if tracker.run_id:
-                write_result(note, {"run_id": tracker.run_id})
+        tracker.close(status)
 
 
 def _run_id(note: Path) -> str | None:
