@@ -14,7 +14,15 @@ from tests.envs.tiny import TINY
 ROW_KEYS = {
     *("generator", "search_seed", "train_seed", "split_seed", "linear_accuracy", "balanced_accuracy", "knn_accuracy"),
     "imbalanced",
-    *("validation_accuracy", "quality", "search_flops", "search_images", "train_flops", "train_images"),
+    *(
+        "validation_accuracy",
+        "validation_balanced_accuracy",
+        "quality",
+        "search_flops",
+        "search_images",
+        "train_flops",
+        "train_images",
+    ),
     *("num_decisions", "planned_decisions", "best_decision", "scored_decision", "wall_seconds"),
 }
 
