@@ -70,15 +70,15 @@ def finetune(
     if scored.labels is None:
         raise DataError(f"The {split} images of {source.splits.name} have no labels; name data with labels.")
     rows: list[Row] = []
-    best: FineTuned | None = None
+    best: _Found | None = None
     with reporter.task("Fine-tuning", options.seeds * 2 * len(LEARNING_RATES), "run") as progress:
         for index in range(options.seeds):
             found = _one_seed(
                 source, how, training, options, config.seed + index, (scored.inputs, scored.labels), progress
             )
             rows += found.rows
-            if best is None or found.fine_tuned.inner.order > best.inner.order:
-                best = found.fine_tuned
+            if best is None or found.fine_tuned.inner.order > best.fine_tuned.inner.order:
+                best = found
     assert best is not None
     result = {
         "format_version": FORMAT_VERSION,
@@ -92,6 +92,7 @@ def finetune(
         "precision": training.precision,
         "imbalanced": is_imbalanced(scored.labels, source.splits.fitting.labels),
         "notes": list(source.notes),
+        "written_seed": best.row["seed"],
         "rows": rows,
         "differences": _differences(rows),
     }
@@ -103,8 +104,14 @@ def finetune(
 
 @dataclass(frozen=True)
 class _Found:
+    """row: what the fine-tuned encoder scored."""
+
     rows: tuple[Row, ...]
     fine_tuned: FineTuned
+
+    @property
+    def row(self) -> Row:
+        return next(row for row in self.rows if row["name"] == FINETUNED)
 
 
 def _one_seed(
@@ -203,12 +210,12 @@ def interval_text(difference: Mapping[str, Any]) -> str:
     return text if difference["seeds"] == 1 else f"{text} [{difference['low']:+.1f}, {difference['high']:+.1f}]"
 
 
-def _write(out: Path, source: Source, best: FineTuned, result: Mapping[str, Any]) -> None:
-    splits = source.splits
-    classes = [class_name(splits, label) for label in range(best.classifier.out_features)]
+def _write(out: Path, source: Source, best: _Found, result: Mapping[str, Any]) -> None:
+    splits, tuned = source.splits, best.fine_tuned
+    classes = [class_name(splits, label) for label in range(tuned.classifier.out_features)]
 
     def also(draft: Path) -> None:
-        state = {name: value.detach().contiguous() for name, value in best.classifier.state_dict().items()}
+        state = {name: value.detach().contiguous() for name, value in tuned.classifier.state_dict().items()}
         save_file(state, draft / CLASSIFIER, metadata={"format": "pt"})
         (draft / CLASSIFIER).chmod(0o644)
         write_text(draft / CLASSES, to_json({"classes": classes}))
@@ -221,12 +228,14 @@ def _write(out: Path, source: Source, best: FineTuned, result: Mapping[str, Any]
         "generator": FINETUNED,
         "from": source.name,
         "how": result["how"],
-        "learning_rate": best.learning_rate,
-        "step": best.step,
+        "learning_rate": tuned.learning_rate,
+        "step": tuned.step,
+        "seed": best.row["seed"],
+        f"{result['scored_on']}_accuracy": best.row["accuracy"],
         "seeds": result["seeds"],
-        f"{result['scored_on']}_accuracy": _mean_accuracy(result["rows"]),
+        "mean_over_seeds": _mean_accuracy(result["rows"]),
     }
-    export_encoder(best.encoder, source.config, out, example=source.example, card=card, also=also)
+    export_encoder(tuned.encoder, source.config, out, example=source.example, card=card, also=also)
 
 
 def _mean_accuracy(rows: list[Row]) -> float:
@@ -267,8 +276,8 @@ probabilities = logits.softmax(1)  # (2, {len(classes)})
 predicted = [classes[index] for index in logits.argmax(1).tolist()]
 ```
 
-Scored on {result["scored_on"]} images; the weights are those of the seed that the inner part of its training labels
-liked best. `{RESULT}` has everything, `manifest.json` the size and SHA-256 of every file.
+Scored on {result["scored_on"]} images; the weights are those of seed {result["written_seed"]}, which the inner part of
+its training labels liked best. `{RESULT}` has everything, `manifest.json` the size and SHA-256 of every file.
 
 | | seed | accuracy, % | balanced, % |
 |---|---|---|---|

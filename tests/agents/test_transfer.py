@@ -119,8 +119,12 @@ def test_the_snippet_gives_the_accuracy_that_is_reported(finetuned: Path, encode
         features = net(validation.inputs.take(torch.arange(len(validation.inputs))))
     predicted = (features @ layer["weight"].T + layer["bias"]).argmax(1)
     accuracy = 100 * float((predicted == validation.labels).float().mean())
-    rows = [row for row in read(finetuned)["rows"] if row["name"] == "fine-tuned"]
-    assert min(abs(row["accuracy"] - accuracy) for row in rows) < 0.3
+    rows = {row["seed"]: row["accuracy"] for row in read(finetuned)["rows"] if row["name"] == "fine-tuned"}
+    card = read(finetuned, "config.json")["card"]
+    assert card["validation_accuracy"] == rows[card["seed"]] == pytest.approx(accuracy, abs=0.3)
+    assert card["mean_over_seeds"] == pytest.approx(sum(rows.values()) / 2)
+    assert read(finetuned)["written_seed"] == card["seed"]
+    assert f"those of seed {card['seed']}," in (finetuned / "README.md").read_text()
 
 
 @pytest.mark.parametrize("how", ["full", "last-1"])
