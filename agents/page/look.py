@@ -158,7 +158,7 @@ class Watch:
             rate=metrics.rate() if state == TRAINING else None,
             last_time=max(metrics.last_time, plan.began if plan else 0.0, self._result.stamp[0] / 1e9),
             num_workers=plan.num_workers if plan else config.workers or None if config else None,
-            metrics=metrics,
+            metrics=metrics.so_far(),  # the next request reads on while this one's page is made
             config=config,
             space=space,
             finals=tuple(finals),

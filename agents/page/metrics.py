@@ -4,6 +4,7 @@ A file is read once: every later call reads what was added. Of the decisions onl
 writes 10^5 of them, a kilobyte each.
 """
 
+import copy
 import json
 import os
 import re
@@ -65,6 +66,12 @@ class Metrics:
     def cursor(self) -> tuple[int, int, int]:
         """Changes whenever something was read."""
         return (*self._identity, self._offset)
+
+    def so_far(self) -> "Metrics":
+        """What was read so far; it stays as it is when this reads on."""
+        found = copy.copy(self)
+        found.episodes, found.sample, found._recent = self.episodes.copy(), self.sample.copy(), self._recent.copy()
+        return found
 
     def read(self) -> None:
         """Take in what was added. A file that is gone or was replaced by another is begun anew."""

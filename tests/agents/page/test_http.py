@@ -131,6 +131,17 @@ def test_a_page_that_has_not_changed_is_not_sent_again(tmp_path: Path) -> None:
         assert ask(address, "/run/1", headers=known)[0] == 200
 
 
+def test_a_page_that_is_being_made_is_not_changed_by_the_next_request(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    record_episode(run, 0)
+    watch = Watch(Found(1, run.path, "run"))
+    look = watch.look()
+    parts = [iter(look.metrics.sample), iter(look.metrics.episodes)]
+    record_episode(run, 1)
+    assert len(watch.look(whole=False).metrics.sample) == 2 * DECISIONS
+    assert [list(part) for part in parts] == [[0, 1], [0]] and look.metrics.num_decisions == DECISIONS
+
+
 def test_looking_writes_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     record_episode(run, 0)
