@@ -1,6 +1,7 @@
 """The page: what each address shows. Only GET, only the runs on the shelf, and nothing is ever written."""
 
 import hashlib
+import ipaddress
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
@@ -11,8 +12,10 @@ import jinja2
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.options import pieces
 from agents.page.beside import MOST_COMPARED, beside_view
@@ -22,6 +25,7 @@ from agents.page.shelf import Found, Shelf
 from taskrl.report import environment
 
 LOCAL_NAMES = ("127.0.0.1", "localhost")
+EVERY_ADDRESS = "0.0.0.0"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -63,8 +67,32 @@ class Runs:
         return found
 
 
+class _KnownHosts:
+    """Refuses requests that call this machine by a name other than `names` (DNS rebinding). With EVERY_ADDRESS among
+    them any address will do: a site that points its name here has no address in the name, and a machine behind another
+    does not know by which it is called.
+    """
+
+    def __init__(self, app: ASGIApp, names: Sequence[str]) -> None:
+        self._app, self._every = app, EVERY_ADDRESS in names
+        self._named = TrustedHostMiddleware(app, list(names), www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host", "").split(":")[0] if scope["type"] == "http" else ""
+        await (self._app if self._every and is_address(host) else self._named)(scope, receive, send)
+
+
+def is_address(host: str) -> bool:
+    """Whether this is an IPv4 address and no name."""
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def page_app(shelf: Shelf, hosts: Sequence[str] = LOCAL_NAMES) -> FastAPI:
-    """The application. hosts: names that a request may call this machine by; others are refused (DNS rebinding)."""
+    """The application. hosts: names that a request may call this machine by; with EVERY_ADDRESS also any address."""
     app = FastAPI(title="taskrl", docs_url=None, redoc_url=None, openapi_url=None)
     runs = Runs(shelf)
     _add_pages(app, runs)
@@ -92,7 +120,7 @@ def page_app(shelf: Shelf, hosts: Sequence[str] = LOCAL_NAMES) -> FastAPI:
         response.headers.update(HEADERS)
         return response
 
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(_KnownHosts, names=hosts)
     return app
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
-from agents.page.app import LOCAL_NAMES, page_app
+from agents.page.app import LOCAL_NAMES, is_address, page_app
 from agents.page.shelf import Shelf
 from taskrl.errors import ConfigError
 
@@ -43,10 +43,8 @@ def serve(places: Sequence[Path], *, host: str, port: int, ready: Callable[[str]
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens at that place. Raises ConfigError where it cannot be had."""
-    try:
-        ipaddress.IPv4Address(host)
-    except ValueError:
-        raise ConfigError(f"--host {host!r} is no IPv4 address; give one of this machine's, such as {HOST}.") from None
+    if not is_address(host):
+        raise ConfigError(f"--host {host!r} is no IPv4 address; give one of this machine's, such as {HOST}.")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from agents.page.app import page_app
+from agents.page.app import LOCAL_NAMES, page_app
 from agents.page.server import bound
 from agents.page.shelf import Shelf
 from agents.sitting import Sitting, sitting
@@ -107,10 +107,10 @@ def a_result(**changes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def served(*places: Path) -> Iterator[str]:
+def served(*places: Path, hosts: Sequence[str] = LOCAL_NAMES) -> Iterator[str]:
     """The address of a server in a thread of this process."""
     with bound("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(page_app(Shelf(places)), log_level="warning", lifespan="off", ws="none")
+        config = uvicorn.Config(page_app(Shelf(places), hosts), log_level="warning", lifespan="off", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

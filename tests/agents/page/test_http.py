@@ -75,8 +75,15 @@ def test_other_host_names_are_refused(tmp_path: Path) -> None:
         assert ask(address, "/", headers={"Host": "evil.example"})[0] == 400
         assert ask(address, "/", headers={"Host": "127.0.0.1.evil.example:80"})[0] == 400
         assert ask(address, "/", headers={"Host": "localhost"})[0] == 200
-    assert "*" not in allowed_names("0.0.0.0")
-    assert socket.gethostname() in allowed_names("0.0.0.0")
+        assert ask(address, "/", headers={"Host": "192.168.1.7:8642"})[0] == 400
+
+
+def test_who_listens_at_every_address_answers_to_each_but_to_no_other_name(tmp_path: Path) -> None:
+    with served(tmp_path, hosts=allowed_names("0.0.0.0")) as address:
+        for host in ("192.168.1.7", "192.168.1.7:8642", "0.0.0.0:8642", "localhost:8642", socket.gethostname()):
+            assert ask(address, "/", headers={"Host": host})[0] == 200, host
+        for host in ("evil.example", "192.168.1.7.evil.example:8642", "1.example", "[::1", ""):
+            assert ask(address, "/", headers={"Host": host})[0] == 400, host
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
