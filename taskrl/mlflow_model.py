@@ -91,6 +91,7 @@ def register(folder: Path, config: Mapping[str, Any], where: Registration) -> st
     """Upload the model in `folder` and register it; the new version's number. Raises RunFolderError, one sentence."""
     _prepare(where.uri)
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         with quiet(), _tracking_uri(where.uri):
@@ -115,7 +116,7 @@ def register(folder: Path, config: Mapping[str, Any], where: Registration) -> st
                 return str(found.version)
             finally:
                 dispose(client)
-    except (MlflowException, sqlite3.Error, OSError) as error:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError) as error:  # import: of a driver
         raise RunFolderError(
             f"The model could not be registered as {where.name!r} at {where.uri} ({str(error).splitlines()[0]}); "
             "nothing was kept: mend that, or leave --register out."

@@ -20,6 +20,7 @@ from taskrl.errors import RunFolderError
 from taskrl.export import export_encoder, load_exported
 from taskrl.export_card import fits_timm, fits_torchvision
 from taskrl.folders import verify
+from taskrl.mlflow_model import Registration, register
 from taskrl.mlflow_store import sqlite_uri
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.modalities.image.modeling import Encoder
@@ -262,6 +263,14 @@ def test_a_model_that_cannot_be_registered_is_not_kept(finished: RunFolder, tmp_
     assert result.exit_code == 2, result.output
     assert "could not be registered" in result.stderr and "Traceback" not in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("uri", ["sqlite:foo.db", "mysql://u@127.0.0.1:1/db"])
+def test_a_place_that_cannot_be_registered_at_is_one_sentence(uri: str, here: Path) -> None:
+    (here / "model").mkdir()
+    where = Registration(uri=uri, name="a", alias=None, experiment="taskrl", run_id=None, artifact_root=None)
+    with pytest.raises(RunFolderError, match=r"could not be registered as 'a' at .*leave --register out\.$"):
+        register(here / "model", {"architecture": "small"}, where)
 
 
 def test_an_export_that_differs_leaves_nothing(
