@@ -116,10 +116,12 @@ def write_all(run: Path, request: Request, out: Path) -> list[Exported]:
     if len(request.formats) == 1:
         return [_write(request.formats[0], run, source, out, out.absolute(), request, where)]
     with new_folder(out) as draft:
-        return [
-            _write(name, run, source, draft / PLACES[name], out.absolute() / PLACES[name], request, where)
-            for name in request.formats
-        ]
+        written = {
+            name: _write(name, run, source, draft / PLACES[name], out.absolute() / PLACES[name], request, where)
+            # MLflow last: what is registered cannot be taken back when another format fails
+            for name in sorted(request.formats, key=lambda name: name == MLFLOW)
+        }
+        return [written[name] for name in request.formats]
 
 
 def _check(request: Request) -> None:

@@ -286,6 +286,20 @@ def test_an_export_that_differs_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_registered_when_another_format_fails(
+    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differs(*arguments: object, **options: object) -> float:
+        raise RunFolderError("The exported encoder differs.")
+
+    monkeypatch.setattr(exporting, "write_onnx", differs)
+    monkeypatch.setattr(exporting, "write_model", lambda *arguments: pytest.fail("a model was registered"))
+    command = ["--format", "mlflow,onnx", "--register", "a", "--tracking-uri", f"sqlite:///{tmp_path / 'new.db'}"]
+    result = taskrl("export", finished.path, *command, "--out", tmp_path / "all")
+    assert result.exit_code == 2 and "differs" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parity_tells_a_wrong_encoder_from_a_right_one(finished: RunFolder) -> None:
     from taskrl.export import check_images, check_parity
 
