@@ -129,6 +129,8 @@ def _check(request: Request) -> None:
     out = request.out
     if out is None and request.formats != (FOLDER,):
         raise ConfigError(f"--format {','.join(request.formats)} writes something new; say where with --out.")
+    if out is None and request.license_name != UNKNOWN_LICENSE:
+        raise ConfigError(f"--license {request.license_name} is for what is written; say where with --out.")
     if request.weights not in (None, BEST, LAST, EMA):
         raise ConfigError(f"--weights is {request.weights!r}; name {BEST}, {LAST} or {EMA}.")
     if request.weights is not None and request.formats == (POLICY,):

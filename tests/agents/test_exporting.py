@@ -320,6 +320,7 @@ REFUSED = {
     "weights of a policy": (["--policy", "--weights", "best", "--out", "x"], "leave --weights out"),
     "no format": (["--format", "", "--out", "x"], "--format '' names no format; known: folder, onnx"),
     "no format but commas": (["--format", " ,", "--out", "x"], "names no format"),
+    "a license of nothing": (["--license", "mit"], "--license mit is for what is written; say where with --out."),
     "a license of two lines": (["--license", "a\nb", "--out", "x"], "--license"),
     "an alias without a name": (["--alias", "a"], "--register"),
     "a name without a model": (["--register", "a", "--out", "x"], "--format mlflow"),
