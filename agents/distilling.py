@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
 
 from agents.encoders import encode_on
 from agents.progress import Reporter
@@ -172,14 +171,12 @@ def _judge(source: Source, config: ExperimentConfig, reads: list[str]) -> tuple[
     splits, device = source.splits, source.device
     if splits.fitting is not None:
         fitting = splits.fitting
-        _, scored = scored_part(source, config, "taskrl distill --final", reads)
-        if scored.labels is None:
-            raise DataError(f"The images to score {splits.name} on have no labels; leave all labels out: --no-labels.")
-        labels: Tensor = scored.labels
+        remedy = "leave all labels out: --no-labels"
+        _, scored, labels = scored_part(source, config, "taskrl distill --final", reads, remedy)
 
         def linear(encoder: Encoder) -> float:
             encoder = encoder.to(device)
-            pair = [encode_all(encoder, inputs, device) for inputs in (fitting.inputs, scored.inputs)]
+            pair = [encode_all(encoder, inputs, device) for inputs in (fitting.inputs, scored)]
             return measure(pair[0], fitting.labels, [(pair[1], labels)])[0].linear
 
         return LINEAR, linear

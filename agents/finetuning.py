@@ -15,7 +15,6 @@ from torch import Tensor
 from agents.progress import Reporter, TaskProgress
 from agents.transferring import Source, open_source, scored_part, training_of
 from taskrl.config import ExperimentConfig
-from taskrl.errors import DataError
 from taskrl.evaluation.accuracy import is_imbalanced
 from taskrl.evaluation.statistics import paired_difference
 from taskrl.export import README, export_encoder
@@ -64,18 +63,14 @@ def finetune(
     draw_labelled(source.splits, options.labels_per_class, seed=config.seed)
     assert source.splits.fitting is not None  # draw_labelled has seen to it
     reads: list[str] = []
-    split, scored = scored_part(source, config, "taskrl finetune --final", reads)
+    split, inputs, labels = scored_part(source, config, "taskrl finetune --final", reads, "name data with labels")
     for read in reads:
         reporter.say(read)
-    if scored.labels is None:
-        raise DataError(f"The {split} images of {source.splits.name} have no labels; name data with labels.")
     rows: list[Row] = []
     best: _Found | None = None
     with reporter.task("Fine-tuning", options.seeds * 2 * len(LEARNING_RATES), "run") as progress:
         for index in range(options.seeds):
-            found = _one_seed(
-                source, how, training, options, config.seed + index, (scored.inputs, scored.labels), progress
-            )
+            found = _one_seed(source, how, training, options, config.seed + index, (inputs, labels), progress)
             rows += found.rows
             if best is None or found.fine_tuned.inner.order > best.fine_tuned.inner.order:
                 best = found
@@ -90,7 +85,7 @@ def finetune(
         "learning_rates": list(LEARNING_RATES),
         "batch_size": training.batch_size,
         "precision": training.precision,
-        "imbalanced": is_imbalanced(scored.labels, source.splits.fitting.labels),
+        "imbalanced": is_imbalanced(labels, source.splits.fitting.labels),
         "notes": list(source.notes),
         "written_seed": best.row["seed"],
         "rows": rows,

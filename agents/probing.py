@@ -121,11 +121,15 @@ def probe(
     notes = [*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape)]
     if splits.fitting is None:
         raise DataError(f"{splits.unlabelled}, and accuracy needs them; name data with labels.")
-    scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
-    if scored.labels is None:
-        raise DataError(f"{splits.name} has no labels to score, and accuracy needs them; name data with labels.")
+    split = "test" if config.final.test else "validation"
+    if splits.scored_on(test=config.final.test) != split:
+        raise DataError(
+            f"The {split} images of {splits.name} have no labels, and accuracy needs them; name data with labels."
+        )
     if len(class_sizes(splits.fitting.labels)) < 2:
         raise DataError(f"{splits.name} has one class, and accuracy needs two; name data with more classes.")
+    scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
+    assert scored.labels is not None  # scored_on has seen to it
     encode = encode_on(loaded.encoder.to(device), device)
     pair = features_of(splits.fitting.inputs, encode), features_of(scored.inputs, encode)
     truth = splits.fitting.labels, scored.labels
@@ -140,7 +144,7 @@ def probe(
         "encoder": str(path),
         "architecture": loaded.config["architecture"],
         "data": splits.name,
-        "split": "test" if config.final.test else "validation",
+        "split": split,
         "sample_shape": list(shape),
         "num_fitted": len(truth[0]),
         "num_scored": len(truth[1]),

@@ -11,13 +11,14 @@ from agents.encoders import at_own_size, check_finite, encode_on, fit_to_images,
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
-from taskrl.data.splits import Splits, Test, Validation, make_splits
-from taskrl.errors import ConfigError
+from taskrl.data.splits import Splits, make_splits
+from taskrl.errors import ConfigError, DataError
 from taskrl.initial import open_encoder
 from taskrl.modalities.image.encoders import with_channels
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import check_place, refuse_existing
 from taskrl.transfer.training import Training, view_levels
+from taskrl.types import Inputs
 
 NUM_EXAMPLES = 8
 
@@ -92,11 +93,16 @@ def training_of(source: Source, config: ExperimentConfig, steps: int, views: str
 
 
 def scored_part(
-    source: Source, config: ExperimentConfig, command: str, reads: list[str]
-) -> tuple[str, Test | Validation]:
-    """Its name and the images that accuracy is reported on: test images with `final.test`, whose read goes to
-    `reads`, else validation images.
+    source: Source, config: ExperimentConfig, command: str, reads: list[str], remedy: str
+) -> tuple[str, Inputs, Tensor]:
+    """Its name, and images and labels that accuracy is reported on: test images with `final.test`, whose read goes to
+    `reads`, else validation images. Raises DataError, which ends in `remedy`, before any are read where they have no
+    labels.
     """
-    if config.final.test:
-        return "test", source.splits.open_test(reads.append, command)
-    return "validation", source.splits.validation
+    splits = source.splits
+    name = "test" if config.final.test else "validation"
+    if splits.scored_on(test=config.final.test) != name:
+        raise DataError(f"The {name} images of {splits.name} have no labels; {remedy}.")
+    part = splits.open_test(reads.append, command) if config.final.test else splits.validation
+    assert part.labels is not None  # scored_on has seen to it
+    return name, part.inputs, part.labels

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +21,7 @@ from taskrl.folders import verify
 from taskrl.run_folder import RunFolder
 from taskrl.seeding import isolated_global_rng
 from tests.agents.runs import snapshot, taskrl
+from tests.builders import blobs
 
 DIGITS = ("--data", "digits", "--image-size", "16", "--device", "cpu")
 FINETUNE = ("--labels-per-class", "4", "--steps", "3", "--seeds", "2")
@@ -260,6 +262,26 @@ def refuses(arguments: list[str], sentence: str, images: Path) -> None:
 def cases(*tables: dict[str, tuple[list[str], str]]) -> Callable[[Any], Any]:
     whole = {name: case for table in tables for name, case in table.items()}
     return pytest.mark.parametrize(("options", "sentence"), whole.values(), ids=whole.keys())
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        (["probe"], "name data with labels"),
+        (["finetune", "--out", "out"], "name data with labels"),
+        (["distill", "--out", "out", *DISTILL], "--no-labels"),
+    ],
+)
+def test_final_on_test_images_without_labels_is_refused_before_any_is_read(
+    command: list[str], remedy: str, encoder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Splits, "open_test", lambda *arguments: pytest.fail("the test images were opened"))
+    labels = torch.arange(80) % 4
+    images = blobs(labels)[:, 0].numpy()
+    np.savez("d.npz", x_train=images, y_train=labels.numpy(), x_test=images[:8])
+    arguments = [command[0], str(encoder), *command[1:], "--data", "./d.npz", "--device", "cpu", "--final"]
+    refuses(arguments, "The test images of d have no labels", here)
+    assert remedy in taskrl(*arguments).stderr
 
 
 @cases(BOTH, ONLY_FINETUNE)
