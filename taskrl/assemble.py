@@ -35,9 +35,10 @@ from taskrl.seeding import torch_generator
 from taskrl.tasks.build import build_mixture
 from taskrl.tasks.space import Codec, Knob, TaskSpace, restrict
 from taskrl.tuning import threads, tuned
-from taskrl.types import Inputs, pick_device
+from taskrl.types import Inputs, ProbeData, pick_device
 
 MASK_RATIO = Knob(name="mask_ratio", levels=(0.3, 0.6, 0.75), reference=1, logit=0.0, used_by=MASKED_OBJECTIVES)
+LABELLED_PROBES = ("ridge", "few")
 NUM_CALIBRATION = 256
 NUM_STATISTICS = 2000
 NUM_DRAWN_KEPT = 2  # the episodes of a group share a seed
@@ -132,6 +133,8 @@ def assemble(
             f"All pretraining and probe images of {dataset.name} are of one class, so that no classifier can be fitted "
             "to them; give more classes or more groups, or pass --no-labels."
         )
+    if config.reward.probe in LABELLED_PROBES:
+        splits = dataclasses.replace(splits, notes=(*splits.notes, *_classes_without_pay(splits)))
     statistics = channel_statistics(splits.pretraining.inputs)
     config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape, alone)
     _, encoder_config = _encoder(config, shape, statistics, seed=0)
@@ -190,6 +193,7 @@ def _problem(
     (probe, probe_data), (hidden, hidden_data) = judges(
         config, splits.probe, splits.pretraining.inputs, space.knobs, device
     )
+    _refuse_constant(splits, probe_data)
 
     @functools.cache
     def describe() -> Description:
@@ -216,6 +220,35 @@ def _problem(
     )
     problem = _with_unit(problem, settings.batch_size)
     return dataclasses.replace(problem, reward=reward_signal(config, problem.reference_step_flops))
+
+
+def _classes(splits: Splits) -> tuple[int, int]:
+    """How many classes the probe images have, and the pretraining and probe images together."""
+    assert splits.probe.labels is not None
+    assert splits.fitting is not None
+    return len(splits.probe.labels.unique()), len(splits.fitting.labels.unique())
+
+
+def _classes_without_pay(splits: Splits) -> tuple[str, ...]:
+    """A note where the labels that the reward reads lack some of the classes."""
+    there, known = _classes(splits)
+    return (f"probe images have {there} of {known} classes; the reward sees none of the others",) * (there < known)
+
+
+def _refuse_constant(splits: Splits, data: ProbeData) -> None:
+    """Raises DataError where every fit of the probe would be to one class: it scores all features alike."""
+    if data.labels is None:
+        return
+    fitted = [len(data.labels[data.folds != fold].unique()) for fold in data.folds.unique()]
+    there, known = _classes(splits)
+    if there >= 2 and (len(fitted) < 2 or max(fitted) >= 2):  # one label a class has one fold and is not cross-fitted
+        return
+    unit = "images" if splits.probe.groups is None else "groups"
+    where = "" if there < 2 else f", in so few {unit} that every fold is fitted on one class"
+    raise DataError(
+        f"The probe images of {splits.name} have {there} of {known} classes{where}, so that the reward would be the "
+        f"same for every encoder; give more {unit} of each class, or pay without labels: --probe panel."
+    )
 
 
 def _observation(config: ExperimentConfig, probe: Probe, space: TaskSpace) -> ObservationSpec:
@@ -289,7 +322,7 @@ def _probe_of(reward: RewardConfig, split: ProbeSplit) -> str:
     if reward.probe == "auto":
         enough = reward.goal == "frozen" and not labels_are_few(split, reward.labels_per_class)
         return ("ridge" if enough else "few") if labelled else "panel"
-    if reward.probe in ("ridge", "few") and not labelled:
+    if reward.probe in LABELLED_PROBES and not labelled:
         raise ConfigError(f"The {reward.probe} probe needs labels and the data have none; use reward.probe=panel.")
     if reward.probe == "ridge" and reward.goal != "frozen":
         raise ConfigError(

@@ -209,6 +209,31 @@ def test_labels_that_groups_leave_one_class_of_are_refused_with_the_remedy() -> 
         assemble(load_config(given=TINY), dataset)
 
 
+def tracks(num_a_class: int, *, frames: int = 30) -> RawDataset:
+    """Tracks of `frames` images, each of one of four classes."""
+    groups = torch.arange(4 * num_a_class * frames) // frames
+    labels = groups % 4
+    return RawDataset(name="tracks", train=Part(inputs=InMemory(blobs(labels, size=8)), labels=labels, groups=groups))
+
+
+@pytest.mark.parametrize("probe", ["ridge", "few"])
+def test_a_reward_that_groups_make_a_constant_is_refused_unless_it_reads_no_labels(probe: str) -> None:
+    with pytest.raises(DataError, match=r"probe images of tracks have 1 of 4 classes, .*more groups .*--probe panel"):
+        assemble(config(reward__probe=probe), tracks(3))
+    assert isinstance(assemble(config(reward__probe="panel"), tracks(3)).problem.probe, Panel)
+
+
+def test_a_reward_whose_every_fold_is_fitted_on_one_class_is_refused() -> None:
+    with pytest.raises(DataError, match=r"have 2 of 4 classes, in so few groups that every fold is fitted on one cl"):
+        assemble(config(reward__probe="ridge"), tracks(4))
+
+
+def test_classes_that_no_probe_image_has_are_a_note_where_labels_pay() -> None:
+    for probe, told in (("ridge", True), ("panel", False)):
+        notes = assemble(config(reward__probe=probe), tracks(10)).splits.notes
+        assert any("probe images have 3 of 4 classes" in note for note in notes) == told
+
+
 def test_same_seed_same_predictor_and_another_seed_another(tiny_problem: MetaProblem) -> None:
     first, again, other = (dict(tiny_problem.make_predictor(seed).nets.state_dict()) for seed in (1, 1, 2))
     assert same_tensors(first, again) and not same_tensors(first, other)
