@@ -42,8 +42,9 @@ class Training:
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def view(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """One view of images (B, C, H, W), uint8, on the device: float in [0, 1]. rng: of the device."""
-        return make_view(images.to(self.device), rng, self.levels)
+        """One view of images (B, C, H, W), uint8, on the device: float32 in [0, 1]. rng: of the device."""
+        with torch.autocast(self.device.type, enabled=False):  # a blur in bf16 does not fit its images
+            return make_view(images.to(self.device), rng, self.levels)
 
     def views_rng(self, seed: int) -> torch.Generator:
         """The generator that views are drawn from."""

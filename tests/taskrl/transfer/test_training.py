@@ -1,6 +1,7 @@
 """Schedule, views, trunks and scores that fine-tuning and distillation rest on."""
 
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -48,6 +49,16 @@ def test_optimise_goes_down_and_says_when_a_loss_is_not_finite() -> None:
         [weight], lambda: weight.sum() * next(losses), settings(3), 0.1, lambda step, _: seen.append(step)
     )
     assert not finite and seen == [1] and bool(torch.isfinite(weight).all())
+
+
+def test_views_are_the_same_in_either_precision() -> None:
+    images, levels = random_images(8, 3, 40), {"crop": 0.3, "jitter": 0.4, "greyscale": 0.2, "blur": 0.5, "noise": 0.1}
+    views = []
+    for precision in ("fp32", "bf16"):
+        training = dataclasses.replace(settings(), levels=levels, precision=precision)
+        with training.autocast():
+            views.append(training.view(images, generator()))
+    assert torch.equal(*views) and views[1].dtype == torch.float32
 
 
 def test_biases_and_norms_do_not_decay() -> None:
