@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from taskrl.config import ExperimentConfig
 from taskrl.errors import DataError
+from taskrl.evaluation.accuracy import MAX_PIXEL_SIDE
 from taskrl.modalities.image.encoders import images_at_once, with_channels
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
@@ -87,6 +89,17 @@ def features_of(inputs: Inputs, encode: Encode) -> Tensor:
     features = torch.cat(parts)
     check_finite(features)
     return features
+
+
+def raw_pixels(inputs: Inputs) -> Tensor:
+    """Pixels from 0 to 255, (N, P); images above 32 pixels a side are averaged down, a part at a time."""
+    parts = []
+    for rows in torch.arange(len(inputs)).split(NUM_TAKEN):
+        images = inputs.take(rows)
+        if max(images.shape[2:]) > MAX_PIXEL_SIDE:
+            images = F.adaptive_avg_pool2d(images.float(), MAX_PIXEL_SIDE)
+        parts.append(images.flatten(1))
+    return torch.cat(parts)
 
 
 def set_statistics(encoder: Encoder, inputs: Inputs) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from agents.baselines import RandomPolicy
+from agents.encoders import raw_pixels
 from agents.keeping import BEST, EMA, LAST, Keeper, beside
 from agents.online import ONLINE, OnlinePolicy, online_episode
 from agents.policy import load_policy
@@ -322,7 +323,7 @@ def _floors(assembled: Assembled, read_test: bool) -> tuple[dict[str, float] | N
     scored = _scored(assembled, read_test, reads.append, "floor pixels")
     if fitting is None or scored is None or scored.labels is None:
         return None, ()
-    everything = _all(fitting.inputs), fitting.labels, _all(scored.inputs), scored.labels
+    everything = raw_pixels(fitting.inputs), fitting.labels, raw_pixels(scored.inputs), scored.labels
     return pixel_accuracy(*everything), tuple(reads)
 
 
@@ -386,10 +387,6 @@ def _scored(assembled: Assembled, read_test: bool, log: Callable[[str], None], r
     if assembled.splits.scored_on(test=read_test) == "probe":
         return None
     return assembled.splits.open_test(log, reason) if read_test else assembled.splits.validation
-
-
-def _all(inputs: Inputs) -> torch.Tensor:
-    return inputs.take(torch.arange(len(inputs)))
 
 
 def _features(predictor: Predictor, inputs: Inputs) -> torch.Tensor:

@@ -10,15 +10,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
-from agents.encoders import NUM_TAKEN, at_own_size, encode_on, features_of, fit_to_images, set_statistics
+from agents.encoders import at_own_size, encode_on, features_of, fit_to_images, raw_pixels, set_statistics
 from agents.progress import Reporter
 from taskrl.assemble import find_device, load_data
 from taskrl.config import ExperimentConfig
 from taskrl.data.splits import Splits, make_splits
 from taskrl.errors import ConfigError, DataError
-from taskrl.evaluation.accuracy import IMBALANCED, MAX_PIXEL_SIDE, Accuracy, is_imbalanced, measure
+from taskrl.evaluation.accuracy import IMBALANCED, Accuracy, is_imbalanced, measure
 from taskrl.evaluation.few_shot import (
     NUM_DRAWS,
     FewShot,
@@ -185,18 +184,8 @@ def _floors(
     encode = encode_on(fresh.to(device), device)
     parts = splits.fitting.inputs, scored
     untrained = (features_of(parts[0], encode), features_of(parts[1], encode))
-    return dict(zip(FLOORS, (untrained, (_pixels(parts[0]), _pixels(parts[1]))), strict=True))
-
-
-def _pixels(inputs: Inputs) -> Tensor:
-    """Pixels in [0, 1], (N, P); images above 32 pixels a side are averaged down, as for the floor of a run."""
-    parts = []
-    for rows in torch.arange(len(inputs)).split(NUM_TAKEN):
-        images = inputs.take(rows).float() / 255
-        if max(images.shape[2:]) > MAX_PIXEL_SIDE:
-            images = F.adaptive_avg_pool2d(images, MAX_PIXEL_SIDE)
-        parts.append(images.flatten(1))
-    return torch.cat(parts)
+    pixels = raw_pixels(parts[0]).float() / 255, raw_pixels(parts[1]).float() / 255
+    return dict(zip(FLOORS, (untrained, pixels), strict=True))
 
 
 def _columns(imbalanced: bool, *, always: str = "") -> list[str]:

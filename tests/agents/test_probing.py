@@ -10,15 +10,20 @@ import torch
 from PIL import Image
 from torchvision import models
 
+from agents.final import floors
+from taskrl.assemble import assemble
+from taskrl.config import load_config
+from taskrl.data.dataset import InMemory
 from taskrl.data.splits import make_splits
-from taskrl.evaluation.accuracy import knn_predictions, linear_classifier, standardised_pair
+from taskrl.evaluation.accuracy import knn_predictions, linear_classifier, pixel_accuracy, standardised_pair
 from taskrl.evaluation.few_shot import NUM_DRAWS, draw_rows
 from taskrl.export import load_exported
 from taskrl.modalities.image.datasets import load_images
 from taskrl.run_folder import RunFolder
 from taskrl.seeding import isolated_global_rng
 from tests.agents.runs import taskrl
-from tests.builders import blobs
+from tests.builders import blob_dataset, blobs
+from tests.conftest import TINY
 
 
 def probe(*arguments: object) -> dict[str, Any]:
@@ -140,3 +145,16 @@ def test_a_file_of_weights_needs_its_architecture(here: Path) -> None:
     torch.save({}, "net.pth")
     result = taskrl("probe", "net.pth", "--data", "digits")
     assert result.exit_code == 2 and "--arch resnet18" in result.stderr
+
+
+@pytest.mark.parametrize("size", [16, 40])
+def test_the_floor_of_a_run_never_holds_all_images(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assembled = assemble(load_config(given=TINY), blob_dataset(1200, size=size))
+    fitting, validation = assembled.splits.fitting, assembled.splits.validation
+    assert fitting is not None and validation.labels is not None
+    whole = [part.inputs.take(torch.arange(len(part.inputs))) for part in (fitting, validation)]
+    take, taken = InMemory.take, []
+    monkeypatch.setattr(InMemory, "take", lambda self, rows: taken.append(len(rows)) or take(self, rows))
+    found, _ = floors(assembled, False, num_seeds=1)
+    assert found == pixel_accuracy(whole[0], fitting.labels, whole[1], validation.labels)
+    assert sum(taken) == len(fitting.inputs) + len(validation.inputs) and max(taken) < len(fitting.inputs)
