@@ -26,7 +26,8 @@ from taskrl.folders import fingerprint, read_json, sync, to_json, write_atomical
 from taskrl.initial import open_encoder, weights_file
 from taskrl.modalities.image.datasets import folder_of
 from taskrl.modalities.image.encoders import images_at_once
-from taskrl.modalities.image.folder import MAX_BAD_SHARE, decode_each, judge_bad_files, list_folder
+from taskrl.modalities.image.folder import MAX_BAD_SHARE, decode_each, judge_bad_files
+from taskrl.modalities.image.listing import list_folder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import check_place, refuse_existing
 from taskrl.types import Encode

@@ -1,13 +1,13 @@
-"""A folder of images as a data set: what is in it, its classes and groups, in memory or decoded on demand."""
+"""A folder of images as a data set: its classes and groups, in memory or decoded on demand."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,12 @@ from torch import Tensor
 
 from taskrl.data.dataset import InMemory, Part, RawDataset
 from taskrl.errors import DataError
+from taskrl.modalities.image.listing import divide_folder
 from taskrl.types import Inputs
 
 UInt8Array = npt.NDArray[np.uint8]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
-OTHER_SPLITS = ("val", "valid", "validation")
 MAX_BAD_SHARE = 0.01
 MAX_PIXELS = 100_000_000  # takes 300 MB decoded; Pillow itself refuses only at 179 million
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -63,27 +62,6 @@ class FolderImages:
 
 
 @dataclass(frozen=True)
-class FolderListing:
-    """Every image file below a folder, whatever a run would use it for. names: paths below it, sorted. parts: train,
-    test or val, where the folder is divided so. classes: the class folder, where there are two or more.
-    """
-
-    names: tuple[str, ...]
-    parts: tuple[str | None, ...]
-    classes: tuple[str | None, ...]
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """Paths of the image files below the folder, sorted; a class is the folder at position `class_level` of a path."""
-
-    train: tuple[str, ...]
-    test: tuple[str, ...] = ()
-    class_level: int = 0
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class _Decoded:
     """kept: positions of the files that could be read. bad: (position, reason). pixels: None where they do not fit."""
 
@@ -116,7 +94,7 @@ def load_folder(
 
     Every file is decoded once, also where the pixels do not fit in memory, so that no unreadable file ends a run.
     """
-    listing = _list_folder(path)
+    listing = divide_folder(path)
     names = listing.train + listing.test
     decoded = _decode_all(str(path), names, image_size, memory_limit_bytes)
     notes = (*listing.notes, *judge_bad_files(path, names, decoded.bad, max_bad_share))
@@ -136,22 +114,6 @@ def load_folder(
         class_names=labels.class_names,
         notes=notes + labels.notes,
     )
-
-
-def list_folder(path: Path) -> FolderListing:
-    """Raises DataError where there is no image."""
-    names = _image_names(path)
-    roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
-    kinds = {"train", "test", *OTHER_SPLITS}
-    divided = "train" in roots and ("test" in roots or set(roots) <= kinds)
-    parts = [root if divided and root in kinds else None for root in roots]
-    folders = [name.split("/")[1 if part else 0 : -1] for name, part in zip(names, parts, strict=True)]
-    classes = [
-        below[0] if below and bool(part) == divided else None for below, part in zip(folders, parts, strict=True)
-    ]
-    if len(set(classes) - {None}) < 2:
-        classes = [None] * len(names)
-    return FolderListing(tuple(names), tuple(parts), tuple(classes))
 
 
 def decode_image(path: str, image_size: int) -> UInt8Array:
@@ -205,63 +167,6 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         canvas.alpha_composite(image.convert("RGBA"))
         return canvas.convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
-
-
-def _list_folder(path: Path) -> _Listing:
-    """The image files of `path` and its train/ and test/, each real file once however many links lead to it."""
-    try:
-        top = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-    except OSError as error:
-        _refuse(error)
-    split = {name.lower(): name for name in top}
-    if "train" in split and "test" in split:
-        seen: set[str] = set()
-        parts = [sorted(_walk(path, split[role], seen)) for role in ("train", "test")]
-        for role, names in zip(("train", "test"), parts, strict=True):
-            if not names:
-                raise DataError(f"{role}/ in {str(path)!r} holds no {', '.join(SUFFIXES)} files; fill it or remove it.")
-        others = [name for name in top if name not in (split["train"], split["test"]) and any(_walk(path, name, set()))]
-        notes = (f"not used, because they lie beside train/ and test/: {', '.join(others)}",) if others else ()
-        return _Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=notes)
-    names = _image_names(path)
-    roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
-    if "train" in roots and roots <= {"train", *OTHER_SPLITS} and len(roots) > 1:
-        other = min(roots - {"train"})
-        raise DataError(f"{str(path)!r} has train/ and {other}/ but no test/; rename {other}/, or give train/ alone.")
-    return _Listing(tuple(names), class_level=1 if roots == {"train"} else 0)
-
-
-def _image_names(path: Path) -> list[str]:
-    names = sorted(_walk(path, "", set()))
-    if not names:
-        raise DataError(f"{str(path)!r} holds no images; give a folder with {', '.join(SUFFIXES)} files.")
-    return names
-
-
-def _walk(root: Path, below: str, seen: set[str]) -> Iterator[str]:
-    """Image files in `below` as paths relative to `root`, with forward slashes; `seen`: the real paths met so far."""
-
-    def links_last(folder: str, names: Iterable[str]) -> list[str]:
-        shown = [name for name in names if not name.startswith(".") and name != "__MACOSX"]
-        return sorted(shown, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
-
-    for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = links_last(folder, subfolders)
-        for name in links_last(folder, files):
-            full = os.path.join(folder, name)
-            target = os.path.realpath(full) if os.path.islink(full) else os.path.join(real, name)
-            if name.lower().endswith(SUFFIXES) and target not in seen:
-                seen.add(target)
-                yield Path(os.path.relpath(full, root)).as_posix()
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"The folder {error.filename!r} cannot be read ({error.strerror}); change its permissions.")
 
 
 def decode_each(root: str, names: Sequence[str], image_size: int) -> Iterator[UInt8Array | str]:

@@ -1,0 +1,106 @@
+"""What lies in a folder of images: which files, in which parts, and how deep the classes are. Nothing is decoded."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from taskrl.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+OTHER_SPLITS = ("val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """Every image file below a folder, whatever a run would use it for. names: paths below it, sorted. parts: train,
+    test or val, where the folder is divided so. classes: the class folder, where there are two or more.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[str | None, ...]
+    classes: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Paths of the image files below the folder, sorted; a class is the folder at position `class_level` of a path."""
+
+    train: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    class_level: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def list_folder(path: Path) -> FolderListing:
+    """Raises DataError where there is no image."""
+    names = _image_names(path)
+    roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
+    kinds = {"train", "test", *OTHER_SPLITS}
+    divided = "train" in roots and ("test" in roots or set(roots) <= kinds)
+    parts = [root if divided and root in kinds else None for root in roots]
+    folders = [name.split("/")[1 if part else 0 : -1] for name, part in zip(names, parts, strict=True)]
+    classes = [
+        below[0] if below and bool(part) == divided else None for below, part in zip(folders, parts, strict=True)
+    ]
+    if len(set(classes) - {None}) < 2:
+        classes = [None] * len(names)
+    return FolderListing(tuple(names), tuple(parts), tuple(classes))
+
+
+def divide_folder(path: Path) -> Listing:
+    """The image files of `path` and its train/ and test/, each real file once however many links lead to it."""
+    try:
+        top = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    except OSError as error:
+        _refuse(error)
+    split = {name.lower(): name for name in top}
+    if "train" in split and "test" in split:
+        seen: set[str] = set()
+        parts = [sorted(_walk(path, split[role], seen)) for role in ("train", "test")]
+        for role, names in zip(("train", "test"), parts, strict=True):
+            if not names:
+                raise DataError(f"{role}/ in {str(path)!r} holds no {', '.join(SUFFIXES)} files; fill it or remove it.")
+        others = [name for name in top if name not in (split["train"], split["test"]) and any(_walk(path, name, set()))]
+        notes = (f"not used, because they lie beside train/ and test/: {', '.join(others)}",) if others else ()
+        return Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=notes)
+    names = _image_names(path)
+    roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
+    if "train" in roots and roots <= {"train", *OTHER_SPLITS} and len(roots) > 1:
+        other = min(roots - {"train"})
+        raise DataError(f"{str(path)!r} has train/ and {other}/ but no test/; rename {other}/, or give train/ alone.")
+    return Listing(tuple(names), class_level=1 if roots == {"train"} else 0)
+
+
+def _image_names(path: Path) -> list[str]:
+    names = sorted(_walk(path, "", set()))
+    if not names:
+        raise DataError(f"{str(path)!r} holds no images; give a folder with {', '.join(SUFFIXES)} files.")
+    return names
+
+
+def _walk(root: Path, below: str, seen: set[str]) -> Iterator[str]:
+    """Image files in `below` as paths relative to `root`, with forward slashes; `seen`: the real paths met so far."""
+
+    def links_last(folder: str, names: Iterable[str]) -> list[str]:
+        shown = [name for name in names if not name.startswith(".") and name != "__MACOSX"]
+        return sorted(shown, key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+
+    for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = links_last(folder, subfolders)
+        for name in links_last(folder, files):
+            full = os.path.join(folder, name)
+            target = os.path.realpath(full) if os.path.islink(full) else os.path.join(real, name)
+            if name.lower().endswith(SUFFIXES) and target not in seen:
+                seen.add(target)
+                yield Path(os.path.relpath(full, root)).as_posix()
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"The folder {error.filename!r} cannot be read ({error.strerror}); change its permissions.")
