@@ -273,6 +273,21 @@ def _class_folders(names: Sequence[str], level: int) -> list[str] | None:
     return [part[level] for part in parts] if all(len(part) > level + 1 for part in parts) else None
 
 
+def _refuse_divided(path: Path, names: Sequence[str]) -> None:
+    """Raises DataError where every class folder holds the same two or more folders, as parts of a divided set do."""
+    inner: dict[str, set[str]] = {}
+    for outer, *below in (name.split("/") for name in names):
+        inner.setdefault(outer, set()).add(below[0] if len(below) > 1 else "")
+    first, *others = inner.values()
+    if len(first) > 1 and "" not in first and all(found == first for found in others):
+        shown = ", ".join(map(repr, sorted(first)[:3])) + (", ..." if len(first) > 3 else "")
+        raise DataError(
+            f"All folders in {str(path)!r} hold the same folders ({shown}), so that it is not clear which are the "
+            "classes; if they are the outer ones, put them into a folder train/, if the outer ones are parts, call these train/ "
+            "and test/, or pass --no-labels."
+        )
+
+
 def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) -> _Labels:
     """Labels from class folders. Raises DataError if train/ and test/ have different ones."""
     of_train, of_test = _class_folders(train, level), _class_folders(test, level) if test else None
@@ -293,6 +308,8 @@ def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) ->
         return _Labels(
             notes=(f"no labels, because all images lie in one folder, {where!r}; every class needs its own",)
         )
+    if not level:
+        _refuse_divided(path, train)
     number = {name: index for index, name in enumerate(classes)}
     tensors = [torch.tensor([number[name] for name in part or ()], dtype=torch.int64) for part in (of_train, of_test)]
     bare = bool(test) and of_test is None

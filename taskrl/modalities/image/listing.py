@@ -9,13 +9,14 @@ from typing import NoReturn
 from taskrl.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-OTHER_SPLITS = ("val", "valid", "validation")
+SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")
 
 
 @dataclass(frozen=True)
 class FolderListing:
     """Every image file below a folder, whatever a run would use it for. names: paths below it, sorted. parts: train,
-    test or val, where the folder is divided so. classes: the class folder, where there are two or more.
+    test, val or another of SPLIT_NAMES, where the folder is divided so. classes: the class folder, where there are two
+    or more.
     """
 
     names: tuple[str, ...]
@@ -37,9 +38,9 @@ def list_folder(path: Path) -> FolderListing:
     """Raises DataError where there is no image."""
     names = _image_names(path)
     roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
-    kinds = {"train", "test", *OTHER_SPLITS}
-    divided = "train" in roots and ("test" in roots or set(roots) <= kinds)
-    parts = [root if divided and root in kinds else None for root in roots]
+    whole = set(roots) <= set(SPLIT_NAMES) and ("train" in roots or len(set(roots)) > 1)
+    divided = whole or {"train", "test"} <= set(roots)
+    parts = [root if divided and root in SPLIT_NAMES else None for root in roots]
     folders = [name.split("/")[1 if part else 0 : -1] for name, part in zip(names, parts, strict=True)]
     classes = [
         below[0] if below and bool(part) == divided else None for below, part in zip(folders, parts, strict=True)
@@ -63,13 +64,23 @@ def divide_folder(path: Path) -> Listing:
             if not names:
                 raise DataError(f"{role}/ in {str(path)!r} holds no {', '.join(SUFFIXES)} files; fill it or remove it.")
         others = [name for name in top if name not in (split["train"], split["test"]) and any(_walk(path, name, set()))]
-        notes = (f"not used, because they lie beside train/ and test/: {', '.join(others)}",) if others else ()
+        notes = (
+            (f"not used, because they lie beside train/ and test/: {', '.join(map(repr, others))}",) if others else ()
+        )
         return Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=notes)
     names = _image_names(path)
     roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
-    if "train" in roots and roots <= {"train", *OTHER_SPLITS} and len(roots) > 1:
-        other = min(roots - {"train"})
-        raise DataError(f"{str(path)!r} has train/ and {other}/ but no test/; rename {other}/, or give train/ alone.")
+    if roots <= set(SPLIT_NAMES) and len(roots) > 1:
+        if "train" in roots:
+            other = min(roots - {"train"})
+            raise DataError(
+                f"{str(path)!r} has train/ and {other}/ but no test/; rename {other}/, or give train/ alone."
+            )
+        found = " and ".join(f"{root}/" for root in sorted(roots))
+        raise DataError(
+            f"{str(path)!r} is divided into {found}, which are no classes; call its parts train/ and test/, or give "
+            "one of them alone."
+        )
     return Listing(tuple(names), class_level=1 if roots == {"train"} else 0)
 
 

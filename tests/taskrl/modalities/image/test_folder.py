@@ -11,6 +11,7 @@ from taskrl.errors import DataError
 from taskrl.modalities.image import folder as folder_module
 from taskrl.modalities.image.datasets import load_images
 from taskrl.modalities.image.folder import FolderImages
+from taskrl.modalities.image.listing import list_folder
 from taskrl.types import Inputs
 
 
@@ -225,12 +226,41 @@ class TestLayout:
         with pytest.raises(DataError, match="val/ but no test/"):
             load_images(str(tmp_path))
 
+    @pytest.mark.parametrize("parts", [("testing", "training"), ("test", "val"), ("Dev", "eval"), ("testing", "train")])
+    def test_parts_under_other_names_are_refused_not_taken_for_classes(
+        self, tmp_path: Path, parts: tuple[str, str]
+    ) -> None:
+        save_many(tmp_path, [f"{part}/{kind}/1.png" for part in parts for kind in ("a", "b")])
+        with pytest.raises(
+            DataError, match=f"{parts[0].lower()}/.*(no classes; call its parts train/ and|but no test/)"
+        ):
+            load_images(str(tmp_path))
+        listing = list_folder(tmp_path)
+        assert listing.parts == tuple(part.lower() for part in parts for _ in "ab")
+        assert listing.classes == ("a", "b", "a", "b")
+
+    def test_class_folders_that_all_hold_the_same_folders_are_refused_with_labels_alone(self, tmp_path: Path) -> None:
+        save_many(tmp_path, [f"{outer}/{inner}/1.png" for outer in ("first", "second") for inner in ("cat", "dog")])
+        with pytest.raises(DataError, match=r"hold the same folders \('cat', 'dog'\).*or pass --no-labels"):
+            load_images(str(tmp_path))
+        assert len(load_images(str(tmp_path), use_labels=False).train.inputs) == 4
+        save_many(
+            tmp_path / "set" / "train", ["first/cat/1.png", "first/dog/1.png", "second/cat/1.png", "second/dog/1.png"]
+        )
+        assert load_images(str(tmp_path / "set")).class_names == ("first", "second")
+        save_many(tmp_path / "other", ["first/cat/1.png", "first/dog/1.png", "second/cat/1.png", "second/2.png"])
+        assert load_images(str(tmp_path / "other")).class_names == ("first", "second")
+
     def test_what_lies_beside_train_and_test_is_named(self, tmp_path: Path) -> None:
         save_many(tmp_path, ["train/1.png", "test/1.png", "val/1.png"])
         (tmp_path / "docs").mkdir()
         dataset = load_images(str(tmp_path))
         assert len(dataset.train.inputs) == 1
-        assert any("val" in note and "docs" not in note for note in dataset.notes)
+        assert any("'val'" in note and "docs" not in note for note in dataset.notes)
+
+    def test_a_name_that_is_no_text_can_be_written_in_a_note(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png", "test/1.png", "caf\udce9/1.png"])
+        assert any(r"caf\udce9" in note.encode().decode() for note in load_images(str(tmp_path)).notes)
 
     def test_hidden_files_and_other_files_are_passed_over(self, tmp_path: Path) -> None:
         save_many(tmp_path, ["a/1.png", "b/2.png"])
