@@ -22,7 +22,7 @@ from taskrl.types import Inputs
 
 UInt8Array = npt.NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_BAD_SHARE = 0.01
 MAX_PIXELS = 100_000_000  # takes 300 MB decoded; Pillow itself refuses only at 179 million
 NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -283,8 +283,8 @@ def _refuse_divided(path: Path, names: Sequence[str]) -> None:
         shown = ", ".join(map(repr, sorted(first)[:3])) + (", ..." if len(first) > 3 else "")
         raise DataError(
             f"All folders in {str(path)!r} hold the same folders ({shown}), so that it is not clear which are the "
-            "classes; if they are the outer ones, put them into a folder train/, if the outer ones are parts, call these train/ "
-            "and test/, or pass --no-labels."
+            "classes; put the outer folders into a folder train/ if they are, call them train/ and test/ if they are "
+            "parts, or pass --no-labels."
         )
 
 

@@ -1,14 +1,19 @@
 """What lies in a folder of images: which files, in which parts, and how deep the classes are. Nothing is decoded."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from taskrl.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = (".png", *JPEG, ".bmp", ".webp", ".tif", ".tiff", ".gif", *NETPBM)
+RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
+MICROSCOPY = (".dcm", ".svs", ".ndpi", ".czi", ".nd2", ".lif")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".tga", ".psd", ".exr", *RAW, *MICROSCOPY)
 SPLIT_NAMES = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")
 
 
@@ -34,9 +39,22 @@ class Listing:
     notes: tuple[str, ...] = ()
 
 
+@dataclass
+class _Met:
+    """What a walk has met: real paths, and how many image files of each kind that is not read."""
+
+    paths: set[str] = field(default_factory=set)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def left_out(self) -> str:
+        """Such as "50 .heic and 1 .avif files"."""
+        found = " and ".join(f"{count} {suffix}" for suffix, count in self.unread.most_common())
+        return f"{found} file{'s' * (self.unread.total() > 1)}"
+
+
 def list_folder(path: Path) -> FolderListing:
     """Raises DataError where there is no image."""
-    names = _image_names(path)
+    names = _image_names(path, _Met())
     roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
     whole = set(roots) <= set(SPLIT_NAMES) and ("train" in roots or len(set(roots)) > 1)
     divided = whole or {"train", "test"} <= set(roots)
@@ -57,18 +75,20 @@ def divide_folder(path: Path) -> Listing:
     except OSError as error:
         _refuse(error)
     split = {name.lower(): name for name in top}
+    met = _Met()
     if "train" in split and "test" in split:
-        seen: set[str] = set()
-        parts = [sorted(_walk(path, split[role], seen)) for role in ("train", "test")]
+        parts = [sorted(_walk(path, split[role], met)) for role in ("train", "test")]
         for role, names in zip(("train", "test"), parts, strict=True):
             if not names:
                 raise DataError(f"{role}/ in {str(path)!r} holds no {', '.join(SUFFIXES)} files; fill it or remove it.")
-        others = [name for name in top if name not in (split["train"], split["test"]) and any(_walk(path, name, set()))]
+        others = [
+            name for name in top if name not in (split["train"], split["test"]) and any(_walk(path, name, _Met()))
+        ]
         notes = (
             (f"not used, because they lie beside train/ and test/: {', '.join(map(repr, others))}",) if others else ()
         )
-        return Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=notes)
-    names = _image_names(path)
+        return Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=(*notes, *_notes(met)))
+    names = _image_names(path, met)
     roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
     if roots <= set(SPLIT_NAMES) and len(roots) > 1:
         if "train" in roots:
@@ -81,18 +101,25 @@ def divide_folder(path: Path) -> Listing:
             f"{str(path)!r} is divided into {found}, which are no classes; call its parts train/ and test/, or give "
             "one of them alone."
         )
-    return Listing(tuple(names), class_level=1 if roots == {"train"} else 0)
+    return Listing(tuple(names), class_level=1 if roots == {"train"} else 0, notes=_notes(met))
 
 
-def _image_names(path: Path) -> list[str]:
-    names = sorted(_walk(path, "", set()))
+def _notes(met: _Met) -> tuple[str, ...]:
+    if not met.unread:
+        return ()
+    return (f"left out, because taskrl does not read them: {met.left_out()}; convert to PNG or JPEG",)
+
+
+def _image_names(path: Path, met: _Met) -> list[str]:
+    names = sorted(_walk(path, "", met))
     if not names:
-        raise DataError(f"{str(path)!r} holds no images; give a folder with {', '.join(SUFFIXES)} files.")
+        other = f" but {met.left_out()}, which taskrl does not read" if met.unread else ""
+        raise DataError(f"{str(path)!r} holds no images{other}; give a folder with {', '.join(SUFFIXES)} files.")
     return names
 
 
-def _walk(root: Path, below: str, seen: set[str]) -> Iterator[str]:
-    """Image files in `below` as paths relative to `root`, with forward slashes; `seen`: the real paths met so far."""
+def _walk(root: Path, below: str, met: _Met) -> Iterator[str]:
+    """Image files in `below` as paths relative to `root`, with forward slashes; no real path that was met before."""
 
     def links_last(folder: str, names: Iterable[str]) -> list[str]:
         shown = [name for name in names if not name.startswith(".") and name != "__MACOSX"]
@@ -100,16 +127,21 @@ def _walk(root: Path, below: str, seen: set[str]) -> Iterator[str]:
 
     for folder, subfolders, files in os.walk(root / below, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in met.paths:
             subfolders.clear()
             continue
-        seen.add(real)
+        met.paths.add(real)
         subfolders[:] = links_last(folder, subfolders)
         for name in links_last(folder, files):
             full = os.path.join(folder, name)
             target = os.path.realpath(full) if os.path.islink(full) else os.path.join(real, name)
-            if name.lower().endswith(SUFFIXES) and target not in seen:
-                seen.add(target)
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix not in SUFFIXES + UNREAD or target in met.paths:
+                continue
+            met.paths.add(target)
+            if suffix in UNREAD:
+                met.unread[suffix] += 1
+            else:
                 yield Path(os.path.relpath(full, root)).as_posix()
 
 

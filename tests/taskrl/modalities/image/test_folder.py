@@ -115,14 +115,16 @@ class TestDecoding:
         full = np.asarray(smooth.resize((32, 32), Image.Resampling.BILINEAR), dtype=np.float32)
         assert np.abs(only_image(tmp_path, 32).permute(1, 2, 0).numpy() - full).mean() < 2
 
-    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".webp", ".tif", ".TIFF", ".gif"])
+    @pytest.mark.parametrize(
+        "suffix", [".png", ".jpg", ".JPEG", ".bmp", ".webp", ".tif", ".TIFF", ".gif", ".jfif", ".ppm"]
+    )
     def test_every_promised_format_is_read(self, tmp_path: Path, suffix: str) -> None:
         save(Image.new("RGB", (9, 9), (250, 20, 20)), tmp_path / f"image{suffix}")
         assert only_image(tmp_path).shape == (3, 4, 4)
 
     def test_a_format_that_is_not_allowed_is_not_read_under_a_false_name(self, tmp_path: Path) -> None:
         save(noise(0), tmp_path / "fine.png")
-        noise(1).save(tmp_path / "false.png", format="PPM")
+        noise(1).save(tmp_path / "false.png", format="TGA")
         with pytest.raises(DataError, match=r"'false\.png' \(it is no PNG"):
             load_images(str(tmp_path))
 
@@ -268,6 +270,22 @@ class TestLayout:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text("no image")
         assert len(load_images(str(tmp_path)).train.inputs) == 2
+
+    @pytest.mark.parametrize("parts", [("",), ("train/", "test/")])
+    def test_image_files_that_are_not_read_are_counted(self, tmp_path: Path, parts: tuple[str, ...]) -> None:
+        for part in parts:
+            save_many(tmp_path, [f"{part}a/1.png", f"{part}b/2.jfif", f"{part}b/3.jpe"])
+        for name in ("a/4.heic", "b/5.HEIC", "b/6.avif", "b/notes.txt"):
+            (tmp_path / parts[0] / name).touch()
+        dataset = load_images(str(tmp_path))
+        assert len(dataset.train.inputs) == 3
+        (note,) = dataset.notes
+        assert note == "left out, because taskrl does not read them: 2 .heic and 1 .avif files; convert to PNG or JPEG"
+
+    def test_a_folder_of_files_that_are_not_read_is_refused_naming_them(self, tmp_path: Path) -> None:
+        (tmp_path / "1.heic").touch()
+        with pytest.raises(DataError, match=r"holds no images but 1 \.heic file, which taskrl does not read; give"):
+            load_images(str(tmp_path))
 
     @pytest.mark.parametrize("names", [[], ["readme.txt"], ["empty/deep/"]])
     def test_a_folder_without_images_is_refused(self, tmp_path: Path, names: list[str]) -> None:
