@@ -24,6 +24,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_BAD_SHARE = 0.01
+FULL_SCALE, DIM_BELOW = 65535, 2**14  # of 16 bits; microscopes and X-ray detectors fill 10 to 12
 MAX_PIXELS = 100_000_000  # takes 300 MB decoded; Pillow itself refuses only at 179 million
 NUM_THREADS = min(8, os.cpu_count() or 1)
 NUM_SUBMITTED = 1024
@@ -63,12 +64,15 @@ class FolderImages:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """kept: positions of the files that could be read. bad: (position, reason). pixels: None where they do not fit."""
+    """kept: positions of the files that could be read. bad: (position, reason). pixels: None where they do not fit.
+    peaks: the largest value of each 16-bit image.
+    """
 
     kept: tuple[int, ...]
     bad: tuple[tuple[int, str], ...]
     num_channels: int
     pixels: Tensor | None
+    peaks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def load_folder(
     listing = divide_folder(path)
     names = listing.train + listing.test
     decoded = _decode_all(str(path), names, image_size, memory_limit_bytes)
-    notes = (*listing.notes, *judge_bad_files(path, names, decoded.bad, max_bad_share))
+    notes = (*listing.notes, *judge_bad_files(path, names, decoded.bad, max_bad_share), *_note_dim(decoded.peaks))
     num_train = int(np.searchsorted(np.asarray(decoded.kept), len(listing.train)))
     kept = tuple(names[position] for position in decoded.kept)
     train, test = kept[:num_train], kept[num_train:]
@@ -116,17 +120,18 @@ def load_folder(
     )
 
 
-def decode_image(path: str, image_size: int) -> UInt8Array:
+def decode_image(path: str, image_size: int, peaks: list[int] | None = None) -> UInt8Array:
     """The image at `path` as (1, H, W) if no pixel has colour, else (3, H, W); H = W = image_size.
 
-    The first frame, upright, on white where it is transparent. Raises whatever Pillow raises on a damaged file.
+    The first frame, upright, on white where it is transparent. peaks: gets the largest value of a 16-bit image.
+    Raises whatever Pillow raises on a damaged file.
     """
     with Image.open(path, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
         image.draft(None, (2 * image_size, 2 * image_size))  # JPEGs decode faster at a reduced scale
         image.load()
-        square = fit_square(_to_8_bits(ImageOps.exif_transpose(image)), image_size)
+        square = fit_square(_to_8_bits(ImageOps.exif_transpose(image), peaks), image_size)
     pixels = np.asarray(square, dtype=np.uint8).reshape(image_size, image_size, -1).transpose(2, 0, 1)
     grey = bool((pixels[:1] == pixels[1:]).all())
     return (pixels[:1] if grey else pixels).copy(order="C")
@@ -153,13 +158,16 @@ def number_groups(
     return tensors[0], None if test is None else tensors[1]
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image, peaks: list[int] | None) -> Image.Image:
     """`image` in mode L or RGB, on white where it is transparent; 16-bit values are scaled, not clipped."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
+        peak = int(values.max())
+        if values.min() < 0 or peak > FULL_SCALE:
             raise ValueError("its pixels have more than 16 bits")
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        if peaks is not None:
+            peaks.append(peak)
+        return Image.fromarray(((values * 255 + FULL_SCALE // 2) // FULL_SCALE).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
     if image.has_transparency_data or image.mode in ("La", "RGBa"):
@@ -169,21 +177,23 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def decode_each(root: str, names: Sequence[str], image_size: int) -> Iterator[UInt8Array | str]:
-    """Every image in order, decoded by threads, (C, H, W), or the reason why it cannot be."""
+def decode_each(
+    root: str, names: Sequence[str], image_size: int, peaks: list[int] | None = None
+) -> Iterator[UInt8Array | str]:
+    """Every image in order, decoded by threads, (C, H, W), or the reason why it cannot be. peaks: as `decode_image`."""
     if not names:
         return
     with ThreadPoolExecutor(min(NUM_THREADS, len(names)), thread_name_prefix="taskrl-decode") as threads:
         for start in range(0, len(names), NUM_SUBMITTED):
             paths = [os.path.join(root, name) for name in names[start : start + NUM_SUBMITTED]]
-            yield from threads.map(partial(_decode_or_reason, image_size=image_size), paths)
+            yield from threads.map(partial(_decode_or_reason, image_size=image_size, peaks=peaks), paths)
 
 
-def _decode_or_reason(path: str, image_size: int) -> UInt8Array | str:
+def _decode_or_reason(path: str, image_size: int, peaks: list[int] | None) -> UInt8Array | str:
     try:
         if not os.path.isfile(path):
             return "it is no file, or a link to nothing"
-        return decode_image(path, image_size)
+        return decode_image(path, image_size, peaks)
     except UnidentifiedImageError:
         return f"it is no {', '.join(FORMATS)} image"
     except Exception as error:  # noqa: BLE001 Pillow's readers raise about every built-in exception on damaged files
@@ -199,7 +209,8 @@ def _decode_all(root: str, names: Sequence[str], image_size: int, memory_limit_b
     pixels = torch.empty(shape, dtype=torch.uint8) if num_bytes <= memory_limit_bytes else None
     kept: list[int] = []
     bad: list[tuple[int, str]] = []
-    for position, image in enumerate(decode_each(root, names, image_size)):
+    peaks: list[int] = []
+    for position, image in enumerate(decode_each(root, names, image_size, peaks)):
         if isinstance(image, str):
             bad.append((position, image))
             continue
@@ -210,7 +221,18 @@ def _decode_all(root: str, names: Sequence[str], image_size: int, memory_limit_b
         if pixels is not None:
             pixels[len(kept)] = torch.from_numpy(image)
         kept.append(position)
-    return _Decoded(tuple(kept), tuple(bad), num_channels, None if pixels is None else pixels[: len(kept)])
+    found = None if pixels is None else pixels[: len(kept)]
+    return _Decoded(tuple(kept), tuple(bad), num_channels, found, tuple(peaks))
+
+
+def _note_dim(peaks: Sequence[int]) -> tuple[str, ...]:
+    """A note where 16-bit images fill a small part of their range: little is left of it in 8 bits."""
+    if not peaks or max(peaks) >= DIM_BELOW:
+        return ()
+    return (
+        f"{len(peaks)} 16-bit images have no value above {max(peaks)} of {FULL_SCALE}, so that little contrast is "
+        f"left in 8 bits; rescale them so that the largest value is near {FULL_SCALE}",
+    )
 
 
 def judge_bad_files(

@@ -51,6 +51,17 @@ class TestDecoding:
         save(image, tmp_path / "deep.tif")
         assert only_image(tmp_path, 2)[0].tolist() == [[0, 255], [128, 2]]
 
+    @pytest.mark.parametrize("memory_limit_bytes", [1, 2**30])
+    def test_16_bit_images_that_fill_12_bits_are_told(self, tmp_path: Path, memory_limit_bytes: int) -> None:
+        dim = (np.arange(64).reshape(8, 8) * 65).astype(np.uint16)
+        save(Image.fromarray(dim), tmp_path / "1.png")
+        save(Image.fromarray(dim), tmp_path / "2.tif")
+        save_many(tmp_path, ["3.png"], mode="L")
+        (note,) = load_images(str(tmp_path), memory_limit_bytes=memory_limit_bytes).notes
+        assert note.startswith("2 16-bit images have no value above 4095 of 65535")
+        save(Image.fromarray(dim * 16), tmp_path / "4.png")
+        assert load_images(str(tmp_path), memory_limit_bytes=memory_limit_bytes).notes == ()
+
     def test_floating_point_pixels_are_refused(self, tmp_path: Path) -> None:
         save(Image.new("F", (4, 4), 0.5), tmp_path / "float.tiff")
         with pytest.raises(DataError, match="floating-point"):
