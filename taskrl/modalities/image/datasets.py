@@ -8,9 +8,10 @@ from pathlib import Path
 
 from taskrl.data.dataset import Part, RawDataset
 from taskrl.errors import DataError, unknown_name
-from taskrl.modalities.image.archives import KNOWN_SETS, load_npz
+from taskrl.modalities.image.archives import KNOWN_SETS
 from taskrl.modalities.image.digits import cluttered_digits, plain_digits
 from taskrl.modalities.image.folder import MAX_BAD_SHARE, load_folder
+from taskrl.modalities.image.npz import load_npz
 from taskrl.modalities.image.simulated.source import set_for
 from taskrl.registry import Registry
 
