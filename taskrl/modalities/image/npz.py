@@ -13,6 +13,8 @@ from taskrl.errors import DataError, unknown_name
 from taskrl.modalities.image.archives import DAMAGED, AnyArray, fit_all
 from taskrl.modalities.image.folder import number_groups
 
+LARGEST_LABEL = 2**63 - 1
+
 
 def load_npz(path: Path, *, image_size: int, groups: str | None, use_labels: bool = True) -> RawDataset:
     """x_train and, where they are, y_train, x_test and y_test; square images keep their size.
@@ -32,6 +34,7 @@ def load_npz(path: Path, *, image_size: int, groups: str | None, use_labels: boo
     alone = labels["train"] is not None and len(np.unique(labels["train"])) < 2
     if alone:  # as of a folder with one class
         labels = dict.fromkeys(labels)
+    _refuse_unknown(path, labels)
     present = [values for values in labels.values() if values is not None]
     classes = np.unique(np.concatenate(present)) if present else np.empty(0)
     numbers = {
@@ -39,19 +42,36 @@ def load_npz(path: Path, *, image_size: int, groups: str | None, use_labels: boo
         for role, values in labels.items()
     }
     ids = _groups(path, columns, lengths)
+    notes = ["no labels, because y_train holds one class alone"] if alone else []
+    if groups is not None and test is not None and ids[1] is None:
+        key = groups.removesuffix("_train")
+        notes.append(f"there is no {key}_test, so that nothing is known of groups with images in both train and test")
     return RawDataset(
         name=path.stem,
         train=Part(inputs=InMemory(train), labels=numbers["train"], groups=ids[0]),
         test=None if test is None else Part(inputs=InMemory(test), labels=numbers["test"], groups=ids[1]),
         class_names=tuple(str(value) for value in classes.tolist()),
-        notes=("no labels, because y_train holds one class alone",) if alone else (),
+        notes=tuple(notes),
     )
+
+
+def _refuse_unknown(path: Path, labels: Mapping[str, AnyArray | None]) -> None:
+    """Raises DataError for classes of the test part that the training part lacks; it may lack some itself."""
+    train, test = labels["train"], labels.get("test")
+    unknown = [] if train is None or test is None else np.setdiff1d(test, train).tolist()
+    if unknown:
+        raise DataError(
+            f"y_test of {str(path)!r} has {len(unknown)} classes that y_train lacks, such as {unknown[0]}; number the "
+            "classes of both alike, or load without labels."
+        )
 
 
 def _read(path: Path, groups: str | None, use_labels: bool) -> dict[str, AnyArray]:
     """The columns that are used; those of `groups` are called groups_train and groups_test."""
     if not zipfile.is_zipfile(path):
-        raise DataError(f"{str(path)!r} is no .npz file; write one with numpy.savez(path, x_train=..., y_train=...).")
+        raise DataError(
+            f"{str(path)!r} is no .npz file, or is damaged; write one with numpy.savez(path, x_train=..., y_train=...)."
+        )
     wanted = {name: name for name in ("x_train", "x_test", *(("y_train", "y_test") if use_labels else ()))}
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -64,6 +84,10 @@ def _read(path: Path, groups: str | None, use_labels: bool) -> dict[str, AnyArra
                 wanted |= {f"groups_{role}": f"{key}_{role}" for role in ("train", "test")}
             if "x_train" not in names:
                 raise DataError(f"{str(path)!r} has no array x_train, only {', '.join(sorted(names))}; save one.")
+            if "x_test" not in names and "y_test" in wanted.keys() & names:
+                raise DataError(
+                    f"{str(path)!r} has y_test but no x_test; save the test images as well, or drop y_test."
+                )
             return {given: archive[name] for given, name in wanted.items() if name in names}
     except DAMAGED as error:
         what = (
@@ -95,6 +119,10 @@ def _labels(path: Path, columns: Mapping[str, AnyArray], role: str, length: int)
         raise DataError(
             f"y_{role} of {str(path)!r} is {values.dtype} of shape {values.shape}, not {length} integers, one for each "
             f"image; save class numbers, or load without labels."
+        )
+    if flat.max() > LARGEST_LABEL:
+        raise DataError(
+            f"y_{role} of {str(path)!r} holds {flat.max()}, above {LARGEST_LABEL}; save smaller class numbers."
         )
     return flat.astype(np.int64)
 

@@ -298,6 +298,7 @@ class TestGroupsOfNpz:
         assert dataset.train.groups is not None
         assert dataset.train.groups.tolist() == [0, 1, 0]
         assert dataset.test.groups is None
+        assert any("there is no who_test" in note for note in dataset.notes)
 
     def test_a_group_in_train_and_test_is_refused(self, tmp_path: Path) -> None:
         columns = {"x_train": pixels(0, 2, 8, 8), "x_test": pixels(1, 2, 8, 8), "who_train": [1, 2], "who_test": [2, 3]}
