@@ -311,6 +311,9 @@ def find_device(name: str) -> torch.device:
     device = pick_device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"Device {name!r} is not there (no CUDA GPU found); use --device auto or cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        known = ", ".join(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+        raise ConfigError(f"Device {name!r} is not there; use one of {known}, or --device auto or cpu.")
     return device
 
 

@@ -116,13 +116,13 @@ def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
     roles = [torch.from_numpy(rows) for rows in _divide(train, shares, seed)]
     smallest = min(len(rows) for rows in roles)
     if smallest < MIN_ROLE_SIZE:
-        # one more than the share asks for: dealing is exact to less than one image (`_stratified`)
+        # one more than the share asks for: dealing is exact to less than one image of a class (`_stratified`)
         needed = int(np.ceil((MIN_ROLE_SIZE + 1) / min(shares)))
-        unit = "images" if train.groups is None else "images in more groups"
-        raise DataError(
-            f"{dataset.name} has {len(train.inputs)} images, too few to divide into {len(shares)} roles; "
-            f"give at least {needed} {unit}."
-        )
+        found, remedy = f"{len(train.inputs)} images", f"at least {needed} images"
+        if train.groups is not None:
+            found = f"{found} in {len(train.groups.unique())} groups"
+            remedy = "more groups" if len(train.inputs) >= needed else f"more groups and {remedy}"
+        raise DataError(f"{dataset.name} has {found}, too few to divide into {len(shares)} roles; give {remedy}.")
     test = dataset.test or _part(train, roles[3])
     both = torch.cat([roles[0], roles[1]])
     fitting = None if train.labels is None else Fitting(Subset(train.inputs, both), train.labels[both])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from taskrl.assemble import Assembled, assemble, load_data, resolve, task_space
+from taskrl.assemble import Assembled, assemble, find_device, load_data, resolve, task_space
 from taskrl.config import ExperimentConfig, load_config
 from taskrl.data.dataset import InMemory, Part, RawDataset
 from taskrl.data.splits import Probe
@@ -192,6 +192,14 @@ def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"Device 'cuda' is not there .*; use --device auto or cpu"):
         resolve(config(predictor__device="cuda"), probe_images(30, 30))
+
+
+def test_a_gpu_beyond_those_that_are_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"Device 'cuda:7' is not there; use one of cuda:0, cuda:1, or --device auto"):
+        resolve(config(predictor__device="cuda:7"), probe_images(30, 30))
+    assert find_device("cuda:1").index == 1
 
 
 def test_fewer_images_than_a_batch_are_refused_with_the_remedy() -> None:

@@ -175,8 +175,10 @@ def test_the_number_of_images_that_too_few_are_told_to_give_is_always_enough(
 
 
 def test_too_few_groups_are_refused_with_a_word_on_groups() -> None:
-    with pytest.raises(DataError, match="more groups"):
+    with pytest.raises(DataError, match=r"400 images in 3 groups, too few to divide into 4 roles; give more groups\."):
         make_splits(dataset(400, groups=torch.arange(400) % 3), seed=0)
+    with pytest.raises(DataError, match=r"12 images in 3 groups, .*; give more groups and at least 50 images\."):
+        make_splits(dataset(12, groups=torch.arange(12) % 3), seed=0)
 
 
 def probe_of(labels: Tensor | None, groups: Tensor | None = None, num: int = 60) -> Probe:
