@@ -130,7 +130,9 @@ def make_view(images_BCHW: Tensor, rng: torch.Generator, levels: Mapping[str, fl
 
 
 def _affine(uniform: Tensor, strength: Mapping[str, float]) -> Tensor | None:
-    """Crop (area uniform in [crop, 1], log-uniform aspect), mirror, turn upside down and rotate; (B, 2, 3)."""
+    """Crop (area uniform in [crop, 1], log-uniform aspect), mirror, turn upside down and rotate; (B, 2, 3). Above an
+    area of 0.75 the longer side may be cut to the image's, down to an area of sqrt(0.75 area).
+    """
     if strength["crop"] >= 1 and not (strength["mirror"] or strength["upside_down"] or strength["rotation"]):
         return None
     one = torch.ones_like(uniform[0])
@@ -151,7 +153,7 @@ def _affine(uniform: Tensor, strength: Mapping[str, float]) -> Tensor | None:
 
 
 def _colour_matrix(uniform: Tensor, *, jitter: float, greyscale: float) -> Tensor:
-    """Saturation, hue (a turn of the chroma plane of YIQ) and greyscale as one channel mix (B, 3, 3)."""
+    """Saturation, hue (a turn about the grey axis of RGB, which keeps R + G + B) and greyscale as one mix (B, 3, 3)."""
     apply = (uniform[0] < JITTER_PROBABILITY).float()
     luma = torch.tensor(LUMA, device=uniform.device)
     grey_33 = luma.expand(3, 3)
@@ -170,7 +172,7 @@ def _colour_matrix(uniform: Tensor, *, jitter: float, greyscale: float) -> Tenso
 
 
 def _apply_colour(images: Tensor, draw: ViewDraw) -> Tensor:
-    """Channel mix, then brightness and contrast about the image's own mean luma."""
+    """Channel mix, then brightness and contrast about the image's own mean over pixels and channels."""
     if draw.colour_BCC is not None:
         images = torch.bmm(draw.colour_BCC, images.flatten(2)).view_as(images).clamp(0, 1)
     if draw.gain_B is None or draw.contrast_B is None:
