@@ -1,4 +1,6 @@
-"""Masks over a grid of patches, drawn per image. True means hidden. Legend: B batch, g patches a side."""
+"""Masks over a grid of patches, drawn per image (True means hidden), and patches moved. Legend: B batch, g patches a
+side.
+"""
 
 import torch
 from torch import Tensor
@@ -33,6 +35,20 @@ def block(rng: torch.Generator, num: int, grid: int, ratio: float) -> Tensor:
     rows = (index >= top[:, None]) & (index < (top + tall)[:, None])
     columns = (index >= left[:, None]) & (index < (left + wide)[:, None])
     return rows[:, :, None] & columns[:, None, :]
+
+
+def move_patches(images_BCHW: Tensor, source: Tensor, grid: int) -> Tensor:
+    """Patch i of the result is patch source[:, i] of the image, (B, g * g); pixels beyond the grid stay."""
+    num, channels, height, width = images_BCHW.shape
+    cell_h, cell_w = height // grid, width // grid
+    inner = images_BCHW[:, :, : grid * cell_h, : grid * cell_w]
+    cells = inner.reshape(num, channels, grid, cell_h, grid, cell_w).permute(0, 1, 2, 4, 3, 5)
+    cells = cells.reshape(num, channels, grid * grid, cell_h, cell_w)
+    cells = cells.gather(2, source[:, None, :, None, None].expand_as(cells))
+    cells = cells.view(num, channels, grid, grid, cell_h, cell_w).permute(0, 1, 2, 4, 3, 5)
+    result = images_BCHW.clone()
+    result[:, :, : grid * cell_h, : grid * cell_w] = cells.reshape(num, channels, grid * cell_h, grid * cell_w)
+    return result
 
 
 def to_pixels(mask_Bgg: Tensor, height: int, width: int) -> Tensor:

@@ -13,7 +13,7 @@ from taskrl.evaluation.panel import CLEAN, PAIR, PAIR_MEASURES
 from taskrl.evaluation.probes import standardise
 from taskrl.modalities.image import held_out
 from taskrl.modalities.image.objectives.jigsaw import PERMUTATIONS, permute_tiles
-from taskrl.modalities.image.objectives.rotation import NUM_TURNS
+from taskrl.modalities.image.objectives.rotation import NUM_TURNS, turn
 from taskrl.modalities.image.views import make_view
 from taskrl.seeding import torch_generator
 from taskrl.tasks.space import Knob
@@ -151,10 +151,6 @@ class _Images:
     def order(self) -> Tensor:
         return torch.randint(len(PERMUTATIONS), (len(self.images),), generator=self.rng("tiles"))
 
-    def turned(self) -> Tensor:
-        pairs = zip(self.images, self.turns, strict=True)
-        return torch.stack([torch.rot90(image, int(turns), dims=(1, 2)) for image, turns in pairs])
-
     def view(self, name: str) -> Tensor:
         return make_view(self.images, self.rng(name), WEAK_VIEW)
 
@@ -214,7 +210,8 @@ _QUESTIONS: Mapping[str, _Asked] = {
         shown=lambda about: held_out.coarse(about.images), targets={"coarse_edges": lambda about: about.clean.edges}
     ),
     "turned": _Asked(
-        shown=lambda about: about.turned(), targets={"rotation": lambda about: F.one_hot(about.turns, NUM_TURNS)}
+        shown=lambda about: turn(about.images, about.turns),
+        targets={"rotation": lambda about: F.one_hot(about.turns, NUM_TURNS)},
     ),
     "permuted": _Asked(
         shown=lambda about: permute_tiles(about.images, about.order),

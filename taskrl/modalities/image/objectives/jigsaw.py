@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from taskrl.modalities.image.masks import move_patches
 from taskrl.modalities.image.objectives.registry import OBJECTIVES
 from taskrl.modalities.image.objectives.rotation import Labelled
 from taskrl.modalities.image.views import make_view
@@ -22,17 +23,8 @@ PERMUTATIONS = tuple(itertools.permutations(range(TILES * TILES)))
 
 def permute_tiles(images_BCHW: Tensor, which_B: Tensor) -> Tensor:
     """Tile i of the result is tile PERMUTATIONS[which][i] of the image; an odd last row or column stays where it is."""
-    num, channels, height, width = images_BCHW.shape
-    cell_h, cell_w = height // TILES, width // TILES
-    inner = images_BCHW[:, :, : TILES * cell_h, : TILES * cell_w]
-    tiles = inner.reshape(num, channels, TILES, cell_h, TILES, cell_w).permute(0, 1, 2, 4, 3, 5)
-    tiles = tiles.reshape(num, channels, TILES * TILES, cell_h, cell_w)
     source = torch.tensor(PERMUTATIONS, device=images_BCHW.device)[which_B]
-    tiles = tiles.gather(2, source[:, None, :, None, None].expand_as(tiles))
-    tiles = tiles.view(num, channels, TILES, TILES, cell_h, cell_w).permute(0, 1, 2, 4, 3, 5)
-    result = images_BCHW.clone()
-    result[:, :, : TILES * cell_h, : TILES * cell_w] = tiles.reshape(num, channels, TILES * cell_h, TILES * cell_w)
-    return result
+    return move_patches(images_BCHW, source, TILES)
 
 
 @OBJECTIVES.register("jigsaw")

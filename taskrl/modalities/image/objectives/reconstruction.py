@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from taskrl.modalities.image.masks import block, patch_size, random_patches, to_pixels
+from taskrl.modalities.image.masks import block, move_patches, patch_size, random_patches, to_pixels
 from taskrl.modalities.image.objectives.losses import masked_mse, standardised
 from taskrl.modalities.image.objectives.registry import OBJECTIVES
 from taskrl.modalities.image.views import make_view
@@ -101,21 +101,14 @@ def swap_patches(images: Tensor, rng: torch.Generator, grid: int, share: float) 
     """Exchange about `share` of the patches of each image in pairs; the images and where they changed, bool (B,
     g, g).
     """
-    num, channels, height, width = images.shape
-    cell_h, cell_w = height // grid, width // grid
+    num = len(images)
     num_pairs = max(1, round(share * grid * grid / 2))
     order = torch.rand((num, grid * grid), generator=rng, device=rng.device).argsort(dim=1)
     first, second = order[:, :num_pairs], order[:, num_pairs : 2 * num_pairs]
     source = torch.arange(grid * grid, device=images.device).expand(num, -1).clone()
     source.scatter_(1, first, second).scatter_(1, second, first)
-    cells = images[:, :, : grid * cell_h, : grid * cell_w].unfold(2, cell_h, cell_h).unfold(3, cell_w, cell_w)
-    cells = cells.reshape(num, channels, grid * grid, cell_h, cell_w)
-    moved = cells.gather(2, source[:, None, :, None, None].expand_as(cells))
-    moved = moved.view(num, channels, grid, grid, cell_h, cell_w).permute(0, 1, 2, 4, 3, 5)
-    result = images.clone()
-    result[:, :, : grid * cell_h, : grid * cell_w] = moved.reshape(num, channels, grid * cell_h, grid * cell_w)
     changed = source != torch.arange(grid * grid, device=images.device)
-    return result, changed.view(num, grid, grid)
+    return move_patches(images, source, grid), changed.view(num, grid, grid)
 
 
 @OBJECTIVES.register("context_restoration")
