@@ -61,7 +61,11 @@ def _symmetric(first: Tensor, second: Tensor) -> Tensor:
 @OBJECTIVES.register("relative_position")
 @final
 class RelativePosition(PretextTask):
-    """Tell where a patch lies around the central one, eight directions (Doersch et al. 2015)."""
+    """Tell where a patch lies around the central one, eight directions (after Doersch et al. 2015).
+
+    Doersch et al. leave a gap between patches; ours overlap by about a quarter of their side,
+    so that part of the answer can be had by matching them. Recorded results rest on these places.
+    """
 
     def __init__(self, levels: Mapping[str, float], sample_shape: tuple[int, ...]) -> None:
         self.levels = levels
