@@ -295,19 +295,19 @@ def _class_folders(names: Sequence[str], level: int) -> list[str] | None:
     return [part[level] for part in parts] if all(len(part) > level + 1 for part in parts) else None
 
 
-def _refuse_divided(path: Path, names: Sequence[str]) -> None:
-    """Raises DataError where every class folder holds the same two or more folders, as parts of a divided set do."""
+def _note_alike(names: Sequence[str]) -> tuple[str, ...]:
+    """A note where every class folder holds the same two or more folders, as parts of a divided set do."""
     inner: dict[str, set[str]] = {}
     for outer, *below in (name.split("/") for name in names):
         inner.setdefault(outer, set()).add(below[0] if len(below) > 1 else "")
     first, *others = inner.values()
-    if len(first) > 1 and "" not in first and all(found == first for found in others):
-        shown = ", ".join(map(repr, sorted(first)[:3])) + (", ..." if len(first) > 3 else "")
-        raise DataError(
-            f"All folders in {str(path)!r} hold the same folders ({shown}), so that it is not clear which are the "
-            "classes; put the outer folders into a folder train/ if they are, call them train/ and test/ if they are "
-            "parts, or pass --no-labels."
-        )
+    if len(first) < 2 or "" in first or any(found != first for found in others):
+        return ()
+    shown = ", ".join(map(repr, sorted(first)[:3])) + (", ..." if len(first) > 3 else "")
+    return (
+        f"the classes are the {len(inner)} outer folders, which all hold the same folders ({shown}); if those are the "
+        "classes, call the outer ones train/ and test/",
+    )
 
 
 def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) -> _Labels:
@@ -330,10 +330,9 @@ def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) ->
         return _Labels(
             notes=(f"no labels, because all images lie in one folder, {where!r}; every class needs its own",)
         )
-    if not level:
-        _refuse_divided(path, train)
     number = {name: index for index, name in enumerate(classes)}
     tensors = [torch.tensor([number[name] for name in part or ()], dtype=torch.int64) for part in (of_train, of_test)]
     bare = bool(test) and of_test is None
-    notes = ("test/ has no class folders, so its images carry no labels",) if bare else ()
+    alike = () if level else _note_alike(train)
+    notes = ("test/ has no class folders, so its images carry no labels",) if bare else alike
     return _Labels(tensors[0], None if of_test is None else tensors[1], classes, notes)

@@ -252,17 +252,19 @@ class TestLayout:
         assert listing.parts == tuple(part.lower() for part in parts for _ in "ab")
         assert listing.classes == ("a", "b", "a", "b")
 
-    def test_class_folders_that_all_hold_the_same_folders_are_refused_with_labels_alone(self, tmp_path: Path) -> None:
-        save_many(tmp_path, [f"{outer}/{inner}/1.png" for outer in ("first", "second") for inner in ("cat", "dog")])
-        with pytest.raises(DataError, match=r"hold the same folders \('cat', 'dog'\).*or pass --no-labels"):
-            load_images(str(tmp_path))
-        assert len(load_images(str(tmp_path), use_labels=False).train.inputs) == 4
-        save_many(
-            tmp_path / "set" / "train", ["first/cat/1.png", "first/dog/1.png", "second/cat/1.png", "second/dog/1.png"]
+    def test_a_note_says_which_folders_are_the_classes_where_all_hold_the_same_folders(self, tmp_path: Path) -> None:
+        alike = [f"{outer}/{inner}/1.png" for outer in ("first", "second") for inner in ("cat", "dog")]
+        save_many(tmp_path / "alike", alike)
+        dataset = load_images(str(tmp_path / "alike"))
+        assert dataset.class_names == ("first", "second")
+        assert any(
+            "the 2 outer folders, which all hold the same folders ('cat', 'dog')" in note for note in dataset.notes
         )
-        assert load_images(str(tmp_path / "set")).class_names == ("first", "second")
-        save_many(tmp_path / "other", ["first/cat/1.png", "first/dog/1.png", "second/cat/1.png", "second/2.png"])
-        assert load_images(str(tmp_path / "other")).class_names == ("first", "second")
+        save_many(tmp_path / "sure" / "train", alike)
+        save_many(tmp_path / "other", [*alike[:3], "second/2.png"])
+        for name in ("sure", "other"):
+            dataset = load_images(str(tmp_path / name))
+            assert dataset.class_names == ("first", "second") and not dataset.notes
 
     def test_what_lies_beside_train_and_test_is_named(self, tmp_path: Path) -> None:
         save_many(tmp_path, ["train/1.png", "test/1.png", "val/1.png"])
