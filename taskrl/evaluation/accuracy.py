@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 LOGISTIC_STRENGTHS = (0.01, 0.1, 1.0)
 MAX_ITERATIONS = 3000
+NUM_FOLDS = 5
 MAX_PIXEL_SIDE = 32
 NUM_NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.07
@@ -42,16 +43,29 @@ def standardised_pair(fit_ND: Tensor, *others_ND: Tensor) -> tuple[NDArray[np.fl
 
 def linear_classifier(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64]) -> LogisticRegression:
     """L2 logistic regression to convergence; its strength by 5-fold cross-validation inside the given data."""
-    num_folds = min(5, int(np.bincount(labels_N)[np.unique(labels_N)].min()))
-    best = LOGISTIC_STRENGTHS[0]
-    if num_folds >= 2:
-        folds = list(StratifiedKFold(num_folds, shuffle=True, random_state=0).split(features_ND, labels_N))
+    best, folds = LOGISTIC_STRENGTHS[0], _folds(labels_N)
+    if folds:
         scores = [
             np.mean([_fit(features_ND[a], labels_N[a], strength).score(features_ND[b], labels_N[b]) for a, b in folds])
             for strength in LOGISTIC_STRENGTHS
         ]
         best = LOGISTIC_STRENGTHS[int(np.argmax(scores))]
     return _fit(features_ND, labels_N, best)
+
+
+def _folds(labels_N: NDArray[np.int64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Fitted and held rows of each fold, stratified by label; none where every class has one image.
+
+    A class of fewer images than folds is in some of them only: one rare class does not choose for all others.
+    """
+    num_folds = min(NUM_FOLDS, int(np.bincount(labels_N).max()))
+    if num_folds < 2:
+        return []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        found = list(StratifiedKFold(num_folds, shuffle=True, random_state=0).split(labels_N, labels_N))
+    # of two classes the rare one may be held as a whole: nothing can be fitted there
+    return [(fitted, held) for fitted, held in found if len(np.unique(labels_N[fitted])) > 1]
 
 
 def _fit(features_ND: NDArray[np.float32], labels_N: NDArray[np.int64], strength: float) -> LogisticRegression:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from taskrl.evaluation import accuracy
@@ -131,6 +132,19 @@ def test_a_class_with_one_image_does_not_stop_the_classifier() -> None:
     fit, labels = clusters(40)
     labels[0] = 4
     assert set(linear_classifier(fit.double().numpy(), labels.numpy()).classes_) == set(range(5))
+
+
+def test_a_class_with_one_image_does_not_choose_the_strength_for_all_others() -> None:
+    images, digits = load_digits(return_X_y=True)
+    (matrix,) = standardised_pair(torch.from_numpy(images[:100]))
+    rare = np.where(np.arange(100) == 50, 10, digits[:100]).astype(np.int64)
+    assert min(linear_classifier(matrix, labels).C for labels in (digits[:100], rare)) > LOGISTIC_STRENGTHS[0]
+
+
+@pytest.mark.parametrize("rare", [1, 2])
+def test_of_two_classes_one_may_be_in_a_single_fold(rare: int) -> None:
+    fit, labels = noise(40, 3), (torch.arange(40) < rare).long()
+    assert linear_classifier(fit.numpy(), labels.numpy()).C in LOGISTIC_STRENGTHS
 
 
 def test_the_pixel_floor_finds_what_pixels_show() -> None:
