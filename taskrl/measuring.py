@@ -111,9 +111,10 @@ def full_panel(
 def label_folds(labels: Tensor, groups: Tensor | None, num_folds: int, *, seed: int) -> Tensor:
     """Cross-fit fold of each labelled image, (N,) int64: groups whole, else every fold has its share of each class.
 
-    With as many folds as labels a class, each fold holds one image a class.
+    Never more folds than groups. Without groups and with as many folds as labels a class, each fold holds one image a
+    class.
     """
-    if groups is not None and len(groups.unique()) >= num_folds:
+    if groups is not None and len(groups.unique()) >= 2:
         return folds(len(labels), labels, groups, num_folds, seed=seed)
     fold = torch.empty_like(labels)
     for label in labels.unique():

@@ -63,8 +63,7 @@ def draw_labelled(splits: Splits, per_class: int | None, *, seed: int) -> Labell
     chosen = torch.cat(rows).sort().values
     groups = _groups(splits)
     held = None if groups is None else groups[chosen]
-    num_folds = INNER_FOLDS if held is None else min(INNER_FOLDS, max(2, len(held.unique())))
-    fold = label_folds(labels[chosen], held, num_folds, seed=seed)
+    fold = label_folds(labels[chosen], held, INNER_FOLDS, seed=seed)
     train, inner = chosen[fold != 0], chosen[fold == 0]
     if min(len(labels[part].unique()) for part in (train, inner)) < 2:
         raise DataError(

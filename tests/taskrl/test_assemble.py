@@ -133,6 +133,20 @@ def test_the_ridge_probe_reads_at_most_so_many_labels_a_class(tiny_images: RawDa
     assert len(problem.probe_data.inputs) == len(problem.probe_data.folds) == 12
 
 
+def test_groups_stay_whole_across_the_folds_of_few_labels_where_they_are_fewer_than_the_folds() -> None:
+    labels, groups = torch.arange(400) % 4, torch.arange(400) // 20
+    images = blobs(labels, size=8)
+    part = Part(inputs=InMemory(images), labels=labels, groups=groups)
+    made = assemble(config(reward__probe="few", reward__labels_per_class=10), RawDataset(name="grouped", train=part))
+    found = made.problem.probe_data
+    group_of = {image.numpy().tobytes(): int(group) for image, group in zip(images, groups, strict=True)}
+    pairs = {
+        (group_of[image.numpy().tobytes()], int(fold)) for image, fold in zip(found.inputs, found.folds, strict=True)
+    }
+    assert 2 <= len(pairs) == len({group for group, _ in pairs}) < 10
+    assert len({fold for _, fold in pairs}) >= 2
+
+
 def test_the_panel_looks_at_all_classes_of_images_that_lie_class_by_class() -> None:
     labels = torch.arange(2000) // 500
     dataset = RawDataset(name="sorted", train=Part(inputs=InMemory(blobs(labels, size=8)), labels=labels))
