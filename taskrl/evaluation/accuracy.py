@@ -121,9 +121,11 @@ def measure(fit_ND: Tensor, fit_labels: Tensor, scored: list[tuple[Tensor, Tenso
 
 def is_imbalanced(scored_M: Tensor, fitted_N: Tensor) -> bool:
     """Whether the largest class of the scored images has more than 3 times as many as the smallest. A class that was
-    fitted and has no scored image counts.
+    fitted and has no scored image counts; one that was not fitted does not.
     """
-    counts = torch.bincount(scored_M, minlength=int(fitted_N.max()) + 1)[torch.bincount(fitted_N) > 0]
+    num_classes = int(torch.cat([scored_M, fitted_N]).max()) + 1
+    scored, fitted = (torch.bincount(part, minlength=num_classes) for part in (scored_M, fitted_N))
+    counts = scored[fitted > 0]
     return bool(counts.max() > IMBALANCED * counts.min())
 
 

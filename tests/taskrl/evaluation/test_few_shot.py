@@ -73,3 +73,8 @@ def test_imbalance_is_more_than_three_to_one(sizes: tuple[int, int], expected: b
 
 def test_a_class_without_a_scored_image_counts() -> None:
     assert is_imbalanced(torch.arange(20) % 2, torch.arange(20) % 3)
+
+
+def test_a_class_without_a_fitted_image_does_not_count() -> None:
+    assert not is_imbalanced(torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1]))
+    assert is_imbalanced(torch.tensor([0, 0, 0, 0, 1, 2]), torch.tensor([0, 1, 1]))
