@@ -10,7 +10,7 @@ from taskrl.modalities.image.modeling import Encoder
 
 FULL, LINEAR_THEN_FULL, LAST = "full", "linear-then-full", "last-"
 # the whole trunk, or most of it, in one sequence: its members are counted
-SEQUENCES = ("features", "layers", "trunk_output", "blocks")
+SEQUENCES = ("features", "trunk_output", "blocks")
 
 
 @dataclass(frozen=True)

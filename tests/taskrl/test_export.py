@@ -17,19 +17,20 @@ from taskrl.errors import RunFolderError
 from taskrl.export import LISTED, EncoderCard, export_encoder, load_exported
 from taskrl.folders import fingerprint
 from taskrl.modalities.image import modeling
-from taskrl.modalities.image.encoders import make_encoder
-from taskrl.modalities.image.modeling import Encoder
+from taskrl.modalities.image.encoders import ENCODERS, make_encoder
+from taskrl.modalities.image.modeling import SMALL, TRUNKS, Encoder
 
 CARD: dict[str, object] = {"data": "digits", "generator": "reference", "seeds": [0], "linear_accuracy": 0.9}
+ONE_OF_EACH_FAMILY = [next(name for name in ENCODERS if name.startswith(family)) for family in (SMALL, *TRUNKS)]
 
 
 def images(num_images: int = 5, in_channels: int = 1) -> torch.Tensor:
-    return torch.rand(num_images, in_channels, 28, 28, generator=torch.Generator().manual_seed(0))
+    return torch.rand(num_images, in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def make(name: str = "small", in_channels: int = 1) -> tuple[Encoder, dict[str, Any]]:
     mean, std = [0.3] * in_channels, [0.2] * in_channels
-    encoder, config = make_encoder(name, in_channels=in_channels, image_size=28, width=8, mean=mean, std=std, seed=0)
+    encoder, config = make_encoder(name, in_channels=in_channels, image_size=32, width=8, mean=mean, std=std, seed=0)
     encoder(images(8, in_channels))  # moves the running statistics off their start
     return encoder, config
 
@@ -39,7 +40,7 @@ def export(folder: Path, name: str = "small", in_channels: int = 1) -> tuple[Enc
     return encoder, export_encoder(encoder, config, folder, example=images(3, in_channels), card=CARD)
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
 def test_the_loaded_encoder_gives_the_same_features(tmp_path: Path, name: str) -> None:
     encoder, card = export(tmp_path / "run" / "encoder", name)
     loaded = load_exported(tmp_path / "run" / "encoder")
@@ -73,7 +74,7 @@ def test_config_says_what_the_encoder_is_and_where_it_comes_from(tmp_path: Path)
     encoder, _ = export(tmp_path / "encoder", "resnet18")
     config = json.loads((tmp_path / "encoder" / "config.json").read_text())
     assert config["card"] == CARD
-    assert (config["architecture"], config["in_channels"], config["image_size"]) == ("resnet18", 1, 28)
+    assert (config["architecture"], config["in_channels"], config["image_size"]) == ("resnet18", 1, 32)
     assert config["feature_dim"] == encoder.feature_dim == 512
     assert "3x3" in config["weights"] and "1 channel" in config["weights"]
 

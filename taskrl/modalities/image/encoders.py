@@ -32,7 +32,7 @@ ENCODERS: Registry[EncoderInfo] = Registry("encoder")
 ENCODERS.register(SMALL)(EncoderInfo(min_image_size=8))
 for _name in ("resnet18", "resnet34", "resnet50", "resnext50_32x4d"):
     ENCODERS.register(_name)(EncoderInfo(min_image_size=8, has_small_stem=True))
-for _name in ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "mnasnet1_0"):
+for _name in ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"):
     ENCODERS.register(_name)(EncoderInfo(min_image_size=8))
 for _name in ("shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "regnet_y_400mf", "regnet_x_400mf"):
     ENCODERS.register(_name)(EncoderInfo(min_image_size=8))

@@ -25,7 +25,6 @@ TRUNKS: dict[str, tuple[str, ...]] = {
     "resnext": ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
     "regnet": ("stem", "trunk_output"),
     "shufflenet": ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"),
-    "mnasnet": ("layers",),
     "mobilenet": ("features",),
     "efficientnet": ("features",),
     "convnext": ("features",),

@@ -86,7 +86,6 @@ FIRST_AND_LAST = {
     "mobilenet_v3_small": ("features.0", "features.12"),
     "shufflenet_v2_x0_5": ("conv1", "conv5"),
     "regnet_y_400mf": ("stem", "trunk_output.block4"),
-    "mnasnet1_0": ("layers.0", "layers.15"),
     "convnext_tiny": ("features.0", "features.7"),
 }
 
