@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from taskrl.report_figures import listed, mapping, number, records, running_mean, thin
 from taskrl.report_images import Gallery
+from taskrl.report_tables import MEASURES, measured_by
 from taskrl.report_why import why_figure
 
 MOST_POINTS = 1000
@@ -39,8 +40,7 @@ def write_figures(result: Mapping[str, Any], galleries: Sequence[Gallery], folde
 
 def _comparison(figure: Figure, result: Mapping[str, Any]) -> bool:
     table = records(result.get("table"))[:MOST_ROWS]
-    labelled = any(mapping(row.get("linear")) for row in table)
-    column = "linear" if labelled else "quality"
+    column = measured_by(table)
     rows = [(str(row.get("generator")), mapping(row.get(column))) for row in table]
     rows = [(name, found) for name, found in rows if number(found.get("mean")) is not None]
     if not rows:
@@ -52,9 +52,8 @@ def _comparison(figure: Figure, result: Mapping[str, Any]) -> bool:
             axis.plot([low, high], [place, place], color="tab:gray", linewidth=2)
         axis.plot([found["mean"]], [place], "o", color="tab:blue")
     axis.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], parse_math=False)
-    axis.set_xlabel(
-        f"linear accuracy, {result.get('split')} images, % (mean, 95 % interval)" if labelled else "quality"
-    )
+    images = f", {result.get('split')} images, % (mean, 95 % interval)"
+    axis.set_xlabel("quality" if column == "quality" else MEASURES[column] + images)
     axis.grid(axis="x", alpha=0.25)
     return True
 

@@ -28,7 +28,7 @@ from taskrl.report_figures import (
     thin,
     with_prefix,
 )
-from taskrl.report_tables import FLOORS, LEARNED, REFERENCE, kinds
+from taskrl.report_tables import FLOORS, LEARNED, MEASURES, REFERENCE, kinds, measured_by
 
 MAX_SEED_LINES = 30
 MAX_FRAMES = 60
@@ -230,8 +230,7 @@ def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
     """Score against search and training together, on a logarithmic axis, and what the score is. A generator that
     searched stands at its training alone too, hollow, joined to its place with the search.
     """
-    labelled = any(number(mapping(row.get("linear")).get("mean")) is not None for row in table)
-    key = "linear" if labelled else "quality"
+    key = measured_by(table)
     points = {}
     for row in table[: MAX_BANDS + len(FLOORS)]:
         mean, low, high = (number(mapping(row.get(key)).get(end)) for end in ("mean", "low", "high"))
@@ -253,7 +252,7 @@ def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
         if total > train:
             drawn = [(f"joint {kind}", [*alone, (x, mean)]), (f"ring {kind}", alone), ("ring hole", alone), *drawn]
         curves += [Curve(kind=kind, path=line_path(line, x_axis, y_axis)) for kind, line in drawn]
-    digits = 1 if labelled else 3
+    unit, digits = ("", 3) if key == "quality" else (", %", 1)
     chart = Chart(
         title="",
         note="",
@@ -269,7 +268,7 @@ def _spending(table: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) ->
             for name in names
         ),
     )
-    return chart, "linear accuracy, %" if labelled else "probe quality"
+    return chart, MEASURES[key] + unit
 
 
 def log_ticks(axis: Axis) -> tuple[Tick, ...]:

@@ -12,6 +12,7 @@ LEARNED = "learned"
 MAX_LISTED_RUNS = 300
 NUM_COLOURS = 6
 MAX_TEXT_CHARACTERS = 600
+MEASURES = {"balanced": "balanced accuracy", "linear": "linear accuracy", "quality": "probe quality"}
 RUN_COLUMNS = (
     ("linear_accuracy", "linear"),
     ("balanced_accuracy", "balanced"),
@@ -54,9 +55,10 @@ class ResultRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultTable:
-    """rows in the order given; score is linear accuracy, or quality when nobody has labels."""
+    """rows in the order given. measure: of which scores and differences are, one of the values of MEASURES."""
 
     labelled: bool
+    measure: str
     rows: tuple[ResultRow, ...]
     ticks: tuple[Tick, ...]
     difference_ticks: tuple[Tick, ...]
@@ -94,6 +96,13 @@ def kinds(order: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def measured_by(table: Sequence[Mapping[str, Any]]) -> str:
+    """Of what the differences of a table are, the key of MEASURES: balanced accuracy where that is given, which is
+    where classes are imbalanced; quality when nobody has labels.
+    """
+    return next((key for key in MEASURES if any(_mean(row, key) is not None for row in table)), "quality")
+
+
 def _mean(row: Mapping[str, Any], key: str) -> float | None:
     return number(mapping(row.get(key)).get("mean"))
 
@@ -127,9 +136,10 @@ def result_table(table: Sequence[Mapping[str, Any]], floors: Mapping[str, Any]) 
     """The comparison; None without a row."""
     if not table:
         return None
-    labelled = any(_mean(row, "linear") is not None for row in table)
-    key, digits = ("linear", 1) if labelled else ("quality", 3)
-    pixels = number(mapping(floors.get("pixels")).get("best")) if labelled else None
+    key = measured_by(table)
+    labelled, digits = (False, 3) if key == "quality" else (True, 1)
+    # the floor is plain accuracy
+    pixels = number(mapping(floors.get("pixels")).get("best")) if key == "linear" else None
     rivals = [row for row in table if str(row["generator"]) not in FLOORS]
     axis, colours = _score_axis(table, rivals, key), kinds([str(row["generator"]) for row in table])
     differences = Axis.around([value for row in rivals for value in _ends(row, "difference")] + [0.0])
@@ -150,6 +160,7 @@ def result_table(table: Sequence[Mapping[str, Any]], floors: Mapping[str, Any]) 
     )
     return ResultTable(
         labelled=labelled,
+        measure=MEASURES[key],
         rows=rows,
         ticks=axis.ticks(6),
         difference_ticks=differences.ticks(5, signed=True),

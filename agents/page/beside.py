@@ -11,6 +11,7 @@ from agents.summary import LEARNED, interval_text
 from taskrl.config import flatten
 from taskrl.report_curves import mean_series, series_of
 from taskrl.report_figures import Strip, amount, mapping, number, records, strips
+from taskrl.report_tables import measured_by
 
 MOST_COMPARED = MOST_LINES
 MOST_ROWS = 60
@@ -97,9 +98,12 @@ def _scores(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Row]]:
         entries = records(result.get("table"))[:MOST_ROWS]
         tables.append({str(entry.get("generator") or entry.get("method")): entry for entry in entries})
     names = list(dict.fromkeys(name for table in tables for name in table))[:MOST_ROWS]
+    balanced = any(measured_by(list(table.values())) == "balanced" for table in tables)
+    of = " (of balanced accuracy, where that is given)" if balanced else ""
     titles = {
         "linear": ("Linear accuracy, %", 1, ""),
-        "difference": ("Difference to the reference recipe", 1, "+"),
+        "balanced": ("Balanced accuracy, %", 1, ""),
+        "difference": (f"Difference to the reference recipe{of}", 1, "+"),
         "quality": ("Probe quality", 3, ""),
     }
     found = {}

@@ -19,7 +19,7 @@ from taskrl.report import context
 from taskrl.report_choices import Step, task_steps
 from taskrl.report_figures import amount, counted, duration, mapping, number, records
 from taskrl.report_images import Gallery
-from taskrl.report_tables import text_of
+from taskrl.report_tables import measured_by, text_of
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
@@ -86,10 +86,12 @@ def comparison_view(look: Look) -> dict[str, Any]:
     sentences: list[str] = []
     rows: list[list[str]] = []
     problems = list(look.problems)
+    entries = records(look.result.get("table"))[:MOST_ROWS]
+    accuracies = ["linear", "balanced"] if measured_by(entries) == "balanced" else ["linear"]
     if look.state == DONE:
         try:
             sentences = [text_of(sentence) for sentence in sentences_of(look.result)[:-1]]
-            rows = [_comparison_row(entry) for entry in records(look.result.get("table"))[:MOST_ROWS]]
+            rows = [_comparison_row(entry, accuracies) for entry in entries]
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             problems.append(f"result.json is not as taskrl compare writes it ({type(error).__name__}: {error}).")
     return {
@@ -97,6 +99,7 @@ def comparison_view(look: Look) -> dict[str, Any]:
         **_of_any(look),
         "problems": problems,
         "sentences": sentences,
+        "accuracies": [f"{key}, %" for key in accuracies],
         "rows": rows,
         "has_figure": look.found.file(FIGURE) is not None,
     }
@@ -255,14 +258,14 @@ def _reads(look: Look) -> list[str]:
         return []
 
 
-def _comparison_row(entry: Mapping[str, Any]) -> list[str]:
+def _comparison_row(entry: Mapping[str, Any], accuracies: Sequence[str]) -> list[str]:
     digits = 1 if entry["linear"] else 3
     length = f"{entry['length']}×" if entry["length"] and entry["train_flops"] else ""
     return [
         f"{entry['method']} {entry['mark']}".strip(),
         length,
         str(entry["num"]),
-        interval_text(entry["linear"], 1),
+        *(interval_text(entry[key], 1) for key in accuracies),
         interval_text(entry["knn"], 1),
         interval_text(entry["quality"], 3),
         interval_text(entry["difference"], digits, "+"),

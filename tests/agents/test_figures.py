@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
-from agents.figures import write_figures
+from agents.figures import FIGURES, write_figures
 from agents.sitting import Sitting, examples_file
 from taskrl.run_folder import RunFolder
 from tests.agents.page.made import a_result
@@ -31,6 +34,16 @@ def test_a_run_without_a_search_has_no_figure_of_one(tmp_path: Path) -> None:
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"comparison", "finals"}
     odd = a_result(curves={"$learned_^": [[0.1, None], "x"], "b": [[1.0]]}, table=[{"generator": "$x^$", "quality": 3}])
     write_figures(odd, [], tmp_path / "odd")
+
+
+def test_the_comparison_is_of_balanced_accuracy_where_classes_are_imbalanced(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, label, **_: labels.append(label))
+    uneven = a_result()
+    for row in uneven["table"]:
+        row["balanced"] = {"mean": 60.0, "low": 58.0, "high": 62.0}
+    assert FIGURES["comparison"](Figure(), uneven) and FIGURES["comparison"](Figure(), a_result())
+    assert [label.split(",")[0] for label in labels] == ["balanced accuracy", "linear accuracy"]
 
 
 def test_a_finished_run_tells_onlookers_how_it_ended(finished: RunFolder) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from taskrl.report import context, environment, render_report
+from taskrl.report_curves import finals_view
 from taskrl.report_images import Strip
-from tests.taskrl.reports import HOSTILE, Page, gallery, hostile, odd_results, result
+from tests.taskrl.reports import HOSTILE, NAMES, Page, gallery, hostile, odd_results, result
 
 NETWORK_ATTRIBUTES = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background", "formaction"}
 SECTIONS = ("comparison", "search", "finals", "choices", "views", "trust", "compute", "repeat")
@@ -157,6 +158,17 @@ def test_unlabelled_run_shows_quality() -> None:
     unlabelled["validity"]["accuracy"] = None
     text = Page(render_report({**unlabelled, "floors": {"pixels": None}}, [])).text
     assert "There are no labels" in text and "linear accuracy" not in text.split("Every run")[0]
+
+
+def test_where_classes_are_imbalanced_scores_and_differences_are_of_balanced_accuracy() -> None:
+    uneven = result()
+    for row in uneven["table"]:
+        row["balanced"] = {name: value - 20 for name, value in row["linear"].items()}
+    text = Page(render_report(uneven, [])).text.split("Every run")[0]
+    assert "Balanced accuracy (the mean over classes" in text and "linear accuracy" not in text.split("rank corr")[0]
+    assert "70.6" in text and "90.6" not in text and "(nearest neighbour) of plain accuracy" in text
+    view = finals_view(uneven, NAMES, first=0)
+    assert view is not None and view.spending_y == "balanced accuracy, %"
 
 
 def test_run_without_search_says_so() -> None:

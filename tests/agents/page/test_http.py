@@ -349,6 +349,23 @@ def test_a_comparison_is_listed_with_its_table_claims_and_figure(tmp_path: Path)
         assert status == 200 and "not as taskrl compare writes it" in text
 
 
+def test_balanced_accuracy_stands_beside_the_differences_that_are_of_it(tmp_path: Path) -> None:
+    uneven, costs = a_result(), {"train_flops": 0, "search_flops": 0}
+    for entry in uneven["table"]:
+        entry["balanced"] = {"mean": 61.0, "low": 60.0, "high": 62.0}
+    finish_run(make_run(tmp_path / "a"), a_result())
+    finish_run(make_run(tmp_path / "b"), uneven)
+    compared = make_run(tmp_path / "c")
+    (compared.path / "comparison.json").write_text("{}")
+    table = [{"method": "learned", "length": 1, "num": 2, "mark": "", **uneven["table"][0], **costs}]
+    finish_run(compared, {"verdict": "", "table": table, "claims": [], "notes": [], "break_even": {"sentence": ""}})
+    with served(tmp_path) as address:
+        both = ask(address, "/compare?runs=1,2")[2]
+        assert "Balanced accuracy, %" in both and "of balanced accuracy, where that is given" in both
+        page = ask(address, "/run/3")[2]
+        assert "balanced, %" in page and "61.0 [60.0, 62.0]" in page
+
+
 def test_qualities_of_unlike_data_are_not_put_on_one_axis_without_a_word(tmp_path: Path) -> None:
     finish_run(make_run(tmp_path / "a"), a_result())
     finish_run(make_run(tmp_path / "b"), a_result())
