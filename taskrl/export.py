@@ -19,8 +19,8 @@ from taskrl.errors import RunFolderError
 from taskrl.export_card import UNKNOWN_LICENSE, describe, readme
 from taskrl.folders import new_folder, read_json, to_json, verify, write_manifest, write_text
 from taskrl.modalities.image import modeling
-from taskrl.modalities.image.encoders import ENCODERS
 from taskrl.modalities.image.modeling import Encoder
+from taskrl.modalities.image.state_dicts import torchvision_names
 from taskrl.seeding import torch_generator
 
 TOLERANCE = 1e-5
@@ -99,7 +99,7 @@ def load_exported(folder: Path) -> Encoder:
     verify(folder, LISTED)
     config = read_json(folder / CONFIG)
     architecture = str(config.get("architecture"))
-    if architecture not in ENCODERS:
+    if architecture != modeling.SMALL and architecture not in torchvision_names():
         raise RunFolderError(
             f"{str(folder / CONFIG)!r} names the encoder {architecture!r}, which this taskrl does not know; "
             f"it was written by taskrl {config.get('taskrl_version')}: load it with the folder's own {MODELING}."

@@ -19,6 +19,8 @@ from taskrl.folders import fingerprint
 from taskrl.modalities.image import modeling
 from taskrl.modalities.image.encoders import ENCODERS, make_encoder
 from taskrl.modalities.image.modeling import SMALL, TRUNKS, Encoder
+from taskrl.modalities.image.state_dicts import load_weights
+from taskrl.seeding import isolated_global_rng
 
 CARD: dict[str, object] = {"data": "digits", "generator": "reference", "seeds": [0], "linear_accuracy": 0.9}
 ONE_OF_EACH_FAMILY = [next(name for name in ENCODERS if name.startswith(family)) for family in (SMALL, *TRUNKS)]
@@ -49,6 +51,16 @@ def test_the_loaded_encoder_gives_the_same_features(tmp_path: Path, name: str) -
         torch.testing.assert_close(loaded(images()), encoder.eval()(images()), atol=1e-5, rtol=0)
     assert card.max_difference <= 1e-5
     assert card.feature_dim == encoder.feature_dim
+
+
+def test_an_exported_model_of_others_weights_loads_though_no_encoder_has_its_name(tmp_path: Path) -> None:
+    with isolated_global_rng(0):
+        torch.save(models.shufflenet_v2_x1_5().state_dict(), tmp_path / "w.pth")
+    found = load_weights(tmp_path / "w.pth", "shufflenet_v2_x1_5")
+    example = images(2, in_channels=3)
+    export_encoder(found.encoder, {**found.config, "image_size": 32}, tmp_path / "out", example=example, card=CARD)
+    with torch.no_grad():
+        torch.testing.assert_close(load_exported(tmp_path / "out")(example), found.encoder(example), atol=1e-5, rtol=0)
 
 
 def test_exporting_leaves_the_encoder_and_the_global_generator_alone(tmp_path: Path) -> None:

@@ -88,10 +88,15 @@ def _build(architecture: str, *, in_channels: int, small_stem: bool) -> tuple[En
     return untrained_like(config, 0), config
 
 
-def _check_architecture(architecture: str) -> None:
+def torchvision_names() -> list[str]:
+    """The names of torchvision's models that an encoder can be built from."""
     from torchvision import models
 
-    known = [name for name in models.list_models(module=models) if name.startswith(tuple(TRUNKS))]
+    return [name for name in models.list_models(module=models) if name.startswith(tuple(TRUNKS))]
+
+
+def _check_architecture(architecture: str) -> None:
+    known = torchvision_names()
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=1)
         raise ConfigError(
