@@ -106,9 +106,10 @@ def _called(row: Row) -> str:
 
 
 def _score(row: Row, split: str) -> str:
-    if row["linear_accuracy"] is None:
-        return f"probe quality {row['quality']:.3f} (no labels)"
-    return f"linear accuracy {row['linear_accuracy']:.1f} % on {split} images"
+    key = measured_by([row])
+    if key == QUALITY:
+        return f"probe quality {row[key]:.3f} (no labels)"
+    return f"{key.replace('_', ' ')} {row[key]:.1f} % on {split} images"
 
 
 def _same_scores(rows: Sequence[Row]) -> bool:
@@ -137,12 +138,12 @@ def warnings_of(rows: Sequence[Row]) -> list[str]:
 
 
 def balance_notes(rows: Sequence[Row]) -> list[str]:
-    """What differences mean where classes are imbalanced."""
+    """What differences, or the score of one encoder, mean where classes are imbalanced."""
     if measured_by(rows) != BALANCED:
         return []
+    what = "the score is" if len(rows) == 1 else "differences are in"
     return [
-        f"Classes are imbalanced by more than {IMBALANCED:g} to 1: differences are in balanced accuracy, the mean over "
-        "classes."
+        f"Classes are imbalanced by more than {IMBALANCED:g} to 1: {what} balanced accuracy, the mean over classes."
     ]
 
 

@@ -42,6 +42,14 @@ def test_a_policy_that_plays_the_reference_is_not_called_unclear() -> None:
     assert verdict(rows, "validation").startswith("No clear difference")
 
 
+def test_of_one_encoder_with_imbalanced_classes_the_score_is_balanced_accuracy() -> None:
+    one = {**row("learned", 90.0), "balanced_accuracy": 60.0, "imbalanced": True}
+    assert "balanced accuracy 60.0 % on test images" in verdict([one], "test")
+    (note,) = warnings_of([one])
+    assert "the score is balanced accuracy" in note and "difference" not in note
+    assert "differences are in balanced accuracy" in warnings_of([one, {**one, "generator": "reference"}])[0]
+
+
 def test_where_classes_are_imbalanced_everything_is_about_balanced_accuracy() -> None:
     plain = run_of(learned=90.0, reference=90.0)
     rows = [
