@@ -41,7 +41,8 @@ def describe(
     """What config.json says: the encoder's configuration, timm's keys for it (as its save_for_hf writes them), how its
     weights relate to torchvision's, and the card.
     """
-    described = {"format_version": FORMAT_VERSION, "taskrl_version": taskrl.__version__, **config}
+    # after config, which may be of a folder that another version wrote
+    described = {**config, "format_version": FORMAT_VERSION, "taskrl_version": taskrl.__version__}
     size = int(config["image_size"])
     described |= {"num_classes": 0, "num_features": int(config["feature_dim"])}
     if config["architecture"] != SMALL:

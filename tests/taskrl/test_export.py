@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
+import taskrl
 from taskrl.errors import RunFolderError
 from taskrl.export import LISTED, EncoderCard, export_encoder, load_exported
-from taskrl.folders import fingerprint
+from taskrl.folders import FORMAT_VERSION, fingerprint
 from taskrl.modalities.image import modeling
 from taskrl.modalities.image.encoders import ENCODERS, make_encoder
 from taskrl.modalities.image.modeling import SMALL, TRUNKS, Encoder
@@ -89,6 +90,14 @@ def test_config_says_what_the_encoder_is_and_where_it_comes_from(tmp_path: Path)
     assert (config["architecture"], config["in_channels"], config["image_size"]) == ("resnet18", 1, 32)
     assert config["feature_dim"] == encoder.feature_dim == 512
     assert "3x3" in config["weights"] and "1 channel" in config["weights"]
+
+
+def test_what_is_exported_again_names_its_own_writer(tmp_path: Path) -> None:
+    encoder, config = make()
+    older = {**config, "format_version": 0, "taskrl_version": "0.0.1"}
+    export_encoder(encoder, older, tmp_path / "encoder", example=images(), card=CARD)
+    written = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    assert (written["format_version"], written["taskrl_version"]) == (FORMAT_VERSION, taskrl.__version__)
 
 
 def test_exported_resnet18_loads_into_torchvisions_own(tmp_path: Path) -> None:
