@@ -28,9 +28,9 @@ RESERVED = {
 SHARES = ("gamma", "gae_lambda", "tau", "exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
 # of options that are numbers, smallest and largest; of all others 0 or more
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(
-        ("n_epochs", "buffer_size", "stats_window_size", "target_update_interval", "deviations"), (1, math.inf)
-    ),
+    **dict.fromkeys(("n_epochs", "stats_window_size", "target_update_interval", "deviations"), (1, math.inf)),
+    **dict.fromkeys(("drift", "caution", "horizon"), (0, 100)),
+    "buffer_size": (1, 10_000_000),
     **dict.fromkeys(("batch_size", "num_draws"), (2, math.inf)),
     **dict.fromkeys(SHARES, (0, 1)),
     "again": (0, 0.5),

@@ -169,13 +169,16 @@ def pixel_notes(entries: Sequence[Mapping[str, Any]], data: DataConfig) -> list[
 
 def broken_notes(rows: Sequence[Row], gap: Interval | None) -> list[str]:
     """What to say of `gap`, the reference minus an untrained encoder, where it is too small."""
-    if measured_by(rows) != QUALITY and gap is not None and gap.mean < BROKEN_MARGIN:
-        where = f"only {gap.mean:.1f} points above" if gap.mean >= 0 else f"{-gap.mean:.1f} points below"
-        return [
-            f"The reference recipe is {where} `untrained`, the encoder before training: this "
-            "set-up is too short or too small to judge anything; raise final.steps_per_decision or the encoder's width."
-        ]
-    return []
+    unlabelled = measured_by(rows) == QUALITY
+    if gap is None or gap.mean >= (0 if unlabelled else BROKEN_MARGIN):
+        return []
+    where = f"only {gap.mean:.1f} points above" if gap.mean >= 0 else f"{-gap.mean:.1f} points below"
+    if unlabelled:
+        where = f"{-gap.mean:.3f} of quality below"
+    return [
+        f"The reference recipe is {where} `untrained`, the encoder before training: this "
+        "set-up is too short or too small to judge anything; raise final.steps_per_decision or the encoder's width."
+    ]
 
 
 def print_table(entries: Sequence[Mapping[str, Any]], split: str) -> Table:

@@ -83,9 +83,9 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
 
 
 def resume(path: Path, reporter: Reporter) -> RunFolder:
-    """Carry an interrupted run to its end, from its last finished episodes."""
+    """Carry an interrupted run to its end, from its last finished episodes; write a damaged result anew."""
     run = RunFolder.open(path)
-    if run.result_file.is_file():
+    if run.has_result():
         reporter.say(f"Nothing to do: {run.path} is finished.")
         return run
     if pretraining_file(run).is_file():

@@ -122,7 +122,7 @@ class AgentConfig(Section):
     """
 
     name: str = "thompson"
-    episodes: int = Field(default=112, ge=1)
+    episodes: int = Field(default=112, ge=1, le=1_000_000)
     group_size: int = Field(default=8, ge=1, le=256)
     prior_strength: float = Field(default=2.0, ge=0, le=10)
     persistence: float = Field(default=4.0, ge=0, le=10)

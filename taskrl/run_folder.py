@@ -115,12 +115,25 @@ class RunFolder:
         write_atomically(self.config_file, dump_config(config))
 
     def result(self) -> dict[str, Any]:
-        """result.json. Raises RunFolderError when the run has not finished."""
+        """result.json. Raises RunFolderError when the run has not finished, or the file is damaged."""
         if not self.result_file.is_file():
             raise RunFolderError(
                 f"{str(self.path)!r} has no result.json yet; finish it with: taskrl resume {typed(self.path)}"
             )
+        if not self.has_result():
+            raise RunFolderError(
+                f"{str(self.result_file)!r} cannot be read as JSON; write it anew with: "
+                f"taskrl resume {typed(self.path)}"
+            )
         return read_json(self.result_file)
+
+    def has_result(self) -> bool:
+        """Whether result.json is there and can be read."""
+        try:
+            read_json(self.result_file)
+        except RunFolderError:
+            return False
+        return True
 
     def test_reads_made(self) -> list[str]:
         """The record of reads of the test images; empty where there were none."""

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,15 @@ def test_a_finished_run_has_nothing_to_do(finished: RunFolder) -> None:
     assert result.exit_code == 0
     assert "Nothing to do" in result.stdout
     assert snapshot(finished.path) == before
+
+
+def test_a_damaged_result_is_written_anew(finished: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder.open(Path(shutil.copytree(finished.path, tmp_path / "run")))
+    run.result_file.write_bytes(run.result_file.read_bytes()[:100])
+    refused = taskrl("inspect", run.path)
+    assert refused.exit_code == 2 and f"taskrl resume {run.path}" in refused.stderr
+    resume(run.path, quiet())
+    assert [row["quality"] for row in run.result()["rows"]] == [row["quality"] for row in finished.result()["rows"]]
 
 
 @pytest.fixture(scope="module")

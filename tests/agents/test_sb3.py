@@ -215,6 +215,8 @@ def test_options_reach_the_algorithm() -> None:
         ("sac", {"ent_coef": "auto_0"}, "'auto_0'"),
         ("sac", {"target_entropy": "auto_1"}, "'auto_1'"),
         ("tqc", {"top_quantiles_to_drop_per_net": 25}, "0 to 24"),
+        ("thompson", {"drift": 1e300}, "agent.options.drift.*0 to 100"),
+        ("dqn", {"buffer_size": 10**9}, "agent.options.buffer_size.*1 to 1e\\+07"),
         ("thompson", {"again": 0.9}, "agent.options.again.*0.9.*0 to 0.5"),
         ("thompson", {"num_draws": 1}, "at least 2"),
         ("dqn", {"clip_range": 0.2}, "Unknown option of dqn"),

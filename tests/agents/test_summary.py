@@ -112,3 +112,11 @@ def test_the_best_encoders_are_the_best_of_all_lengths() -> None:
 def test_a_reference_that_learns_nothing_is_said_in_words(reference: float, said: str) -> None:
     (told,) = warnings_of(run_of(reference=reference, untrained=60.0))
     assert said in told
+
+
+def test_a_reference_that_only_loses_quality_is_said_without_labels_too() -> None:
+    levels = {"reference": -0.3, "untrained": 0.2}
+    (told,) = warnings_of([row(name, None, quality=quality) for name, quality in levels.items()])
+    assert "is 0.500 of quality below `untrained`" in told
+    levels = {"reference": 0.3, "untrained": 0.2}
+    assert not warnings_of([row(name, None, quality=quality) for name, quality in levels.items()])
