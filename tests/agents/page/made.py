@@ -1,5 +1,6 @@
 """Run folders as training leaves them, made in a moment; and the page's server in a thread."""
 
+import http.client
 import json
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import uvicorn
@@ -121,3 +123,20 @@ def served(*places: Path, hosts: Sequence[str] = LOCAL_NAMES) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def ask(
+    address: str, path: str, *, method: str = "GET", headers: dict[str, str] | None = None
+) -> tuple[int, dict[str, str], str]:
+    """Status, headers and text; the path goes out as it is."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    try:
+        connection.request(method, path, headers=headers or {})
+        answer = connection.getresponse()
+        return (
+            answer.status,
+            {name.lower(): value for name, value in answer.getheaders()},
+            answer.read().decode("utf-8", "replace"),
+        )
+    finally:
+        connection.close()

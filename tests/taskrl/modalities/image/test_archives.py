@@ -8,154 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from scipy.io import savemat
 from torchvision.datasets import utils
 
-from taskrl.data.dataset import InMemory, Part
 from taskrl.errors import DataError
 from taskrl.modalities.image.datasets import load_images
-
-UInt8Array = npt.NDArray[np.uint8]
-
-
-def noise(seed: int, *shape: int) -> UInt8Array:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def pixels_of(part: Part | None) -> UInt8Array:
-    """(N, H, W, C)."""
-    assert part is not None
-    assert isinstance(part.inputs, InMemory)
-    return part.inputs.data.permute(0, 2, 3, 1).numpy()
-
-
-def labels_of(part: Part | None) -> list[int]:
-    assert part is not None and part.labels is not None
-    return part.labels.tolist()
-
-
-def npz(path: Path, **columns: Any) -> str:
-    np.savez(path / "set.npz", **columns)
-    return str(path / "set.npz")
-
-
-class TestNpz:
-    def test_images_labels_and_test_part_are_read(self, tmp_path: Path) -> None:
-        x_train, x_test = noise(0, 5, 8, 8, 3), noise(1, 2, 8, 8, 3)
-        dataset = load_images(
-            npz(tmp_path, x_train=x_train, y_train=[7, -2, 7, 40, 7], x_test=x_test, y_test=[[40], [7]])
-        )
-        assert dataset.name == "set"
-        assert (pixels_of(dataset.train) == x_train).all()
-        assert (pixels_of(dataset.test) == x_test).all()
-        assert dataset.class_names == ("-2", "7", "40")
-        assert labels_of(dataset.train) == [1, 0, 1, 2, 1]
-        assert labels_of(dataset.test) == [2, 1]
-
-    def test_x_train_alone_is_enough(self, tmp_path: Path) -> None:
-        x_train = noise(0, 4, 9, 9)
-        dataset = load_images(npz(tmp_path, x_train=x_train), image_size=32)
-        assert dataset.train.inputs.sample_shape == (1, 9, 9)
-        assert (pixels_of(dataset.train)[..., 0] == x_train).all()
-        assert dataset.train.labels is None
-        assert dataset.test is None
-
-    def test_labels_of_one_part_alone_are_kept(self, tmp_path: Path) -> None:
-        dataset = load_images(npz(tmp_path, x_train=noise(0, 4, 8, 8), x_test=noise(1, 2, 8, 8), y_test=[1, 0]))
-        assert dataset.train.labels is None
-        assert labels_of(dataset.test) == [1, 0]
-
-    @pytest.mark.parametrize(
-        ("columns", "message"),
-        [
-            ({"x_test": noise(1, 3, 8, 8), "y_test": [10, 11, 1]}, "2 classes that y_train lacks, such as 10; number"),
-            ({"y_test": [0, 1, 0]}, "has y_test but no x_test"),
-            ({"y_train": np.array([2**63, 1, 0, 1], dtype=np.uint64)}, "holds 9223372036854775808, above"),
-        ],
-    )
-    def test_labels_that_contradict_the_rest_are_refused_unless_unused(
-        self, tmp_path: Path, columns: dict[str, Any], message: str
-    ) -> None:
-        source = npz(tmp_path, **{"x_train": noise(0, 4, 8, 8), "y_train": [0, 1, 0, 1], **columns})
-        with pytest.raises(DataError, match=message):
-            load_images(source)
-        assert load_images(source, use_labels=False).train.labels is None
-
-    def test_labels_of_one_class_alone_are_none(self, tmp_path: Path) -> None:
-        x = noise(0, 4, 8, 8)
-        dataset = load_images(npz(tmp_path, x_train=x, y_train=[3, 3, 3, 3], x_test=x, y_test=[3, 3, 1, 3]))
-        assert dataset.train.labels is None and dataset.test is not None and dataset.test.labels is None
-        assert dataset.class_names == () and "one class alone" in dataset.notes[0]
-
-    @pytest.mark.parametrize("shape", [(3, 10, 16), (3, 16, 10, 1), (3, 10, 16, 3)])
-    def test_oblong_images_become_squares_of_the_image_size(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
-        dataset = load_images(npz(tmp_path, x_train=noise(0, *shape)), image_size=8)
-        assert dataset.train.inputs.sample_shape == (3 if shape[-1] == 3 else 1, 8, 8)
-
-    @pytest.mark.parametrize(
-        "x_train",
-        [
-            noise(0, 4, 8, 8).astype(np.float32),
-            noise(0, 4, 3, 8, 8),
-            noise(0, 4, 8, 8, 4),
-            noise(0, 4, 64),
-            noise(0, 0, 8, 8),
-            np.array(["a", "b"]),
-        ],
-    )
-    def test_images_of_another_kind_are_refused(self, tmp_path: Path, x_train: Any) -> None:
-        with pytest.raises(DataError, match=r"x_train of .* not uint8 of shape"):
-            load_images(npz(tmp_path, x_train=x_train))
-
-    @pytest.mark.parametrize("y_train", [[0, 1], [0.5, 1, 2, 3], np.eye(4, dtype=np.int64), ["a", "b", "c", "d"], 3])
-    def test_labels_that_do_not_fit_are_refused_unless_unused(self, tmp_path: Path, y_train: Any) -> None:
-        source = npz(tmp_path, x_train=noise(0, 4, 8, 8), y_train=y_train)
-        with pytest.raises(DataError, match=r"y_train of .* not 4 integers"):
-            load_images(source)
-        assert load_images(source, use_labels=False).train.labels is None
-
-    def test_python_objects_are_refused_unopened(self, tmp_path: Path) -> None:
-        class Trap:
-            def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
-                return pytest.fail, ("an object was unpickled",)
-
-        source = npz(tmp_path, x_train=np.array([Trap(), None], dtype=object))
-        with pytest.raises(DataError, match="holds Python objects"):
-            load_images(source)
-
-    @pytest.mark.parametrize("content", [b"", b"no archive", pickle.dumps([1]), b"\x93NUMPY"])
-    def test_a_file_that_is_no_npz_is_refused(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "set.npz").write_bytes(content)
-        with pytest.raises(DataError, match=r"is no \.npz file, or is damaged"):
-            load_images(str(tmp_path / "set.npz"))
-
-    @pytest.mark.parametrize("compressed", [True, False])
-    def test_a_damaged_npz_is_refused(self, tmp_path: Path, compressed: bool) -> None:
-        write = np.savez_compressed if compressed else np.savez
-        write(tmp_path / "set.npz", x_train=noise(0, 40, 8, 8))
-        content = bytearray((tmp_path / "set.npz").read_bytes())
-        content[500:900] = bytes(400)
-        (tmp_path / "set.npz").write_bytes(bytes(content))
-        with pytest.raises(DataError, match="is damaged"):
-            load_images(str(tmp_path / "set.npz"))
-
-    def test_a_missing_x_train_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="has no array x_train, only images, y_train"):
-            load_images(npz(tmp_path, images=noise(0, 4, 8, 8), y_train=[0]))
-
-    def test_parts_of_different_shape_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="differ in shape"):
-            load_images(npz(tmp_path, x_train=noise(0, 4, 8, 8), x_test=noise(1, 4, 8, 8, 3)))
+from tests.taskrl.modalities.image.made import UInt8Array, labels_of, noise_array, pixels_of
 
 
 def idx(values: UInt8Array, kind: int = 8) -> bytes:
     return bytes((0, 0, kind, values.ndim)) + np.array(values.shape, dtype=">u4").tobytes() + values.tobytes()
 
 
-IDX_IMAGES = (noise(0, 6, 28, 28), noise(1, 3, 28, 28))
+IDX_IMAGES = (noise_array(0, 6, 28, 28), noise_array(1, 3, 28, 28))
 IDX_LABELS = (np.array([0, 9, 3, 3, 1, 2], dtype=np.uint8), np.array([9, 0, 5], dtype=np.uint8))
 
 
@@ -247,7 +114,7 @@ class TestIdx:
             load_images("fashion-mnist", root=tmp_path)
 
 
-CIFAR_PIXELS = noise(2, 8, 3, 32, 32)
+CIFAR_PIXELS = noise_array(2, 8, 3, 32, 32)
 
 
 def cifar10_files() -> dict[str, bytes]:
@@ -323,7 +190,7 @@ def mat(**columns: Any) -> bytes:
 
 class TestSvhn:
     def test_matlab_files_are_read_and_ten_is_the_digit_zero(self, tmp_path: Path) -> None:
-        pixels, labels = noise(3, 32, 32, 3, 5), np.array([[10], [1], [2], [9], [10]], dtype=np.uint8)
+        pixels, labels = noise_array(3, 32, 32, 3, 5), np.array([[10], [1], [2], [9], [10]], dtype=np.uint8)
         files = {f"{role}_32x32.mat": mat(X=pixels, y=labels) for role in ("train", "test")}
         write_files(tmp_path / "svhn", files)
         dataset = load_images("svhn", root=tmp_path)
@@ -331,7 +198,7 @@ class TestSvhn:
         assert labels_of(dataset.test) == [0, 1, 2, 9, 0]
 
     @pytest.mark.parametrize(
-        "content", [b"no matlab", mat(X=noise(0, 2, 2)), mat(X=noise(0, 8, 8, 3, 2), y=[[1], [2]])]
+        "content", [b"no matlab", mat(X=noise_array(0, 2, 2)), mat(X=noise_array(0, 8, 8, 3, 2), y=[[1], [2]])]
     )
     def test_another_content_is_refused(self, tmp_path: Path, content: bytes) -> None:
         write_files(tmp_path, {"train_32x32.mat": content, "test_32x32.mat": content})
@@ -347,18 +214,18 @@ def stl10_files(pixels: UInt8Array) -> dict[str, bytes]:
 
 class TestStl10:
     def test_images_are_upright_and_labels_start_at_zero(self, tmp_path: Path) -> None:
-        pixels = noise(4, 3, 96, 96, 3)
+        pixels = noise_array(4, 3, 96, 96, 3)
         write_files(tmp_path / "stl10_binary", stl10_files(pixels))
         dataset = load_images("stl10", root=tmp_path, image_size=96)
         assert (pixels_of(dataset.train) == pixels).all()
         assert labels_of(dataset.train) == [0, 1, 2]
 
     def test_images_get_the_image_size_also_from_the_archive(self, tmp_path: Path) -> None:
-        write_files(tmp_path, {"stl10_binary.tar.gz": tar(stl10_files(noise(4, 3, 96, 96, 3)), "stl10_binary")})
+        write_files(tmp_path, {"stl10_binary.tar.gz": tar(stl10_files(noise_array(4, 3, 96, 96, 3)), "stl10_binary")})
         assert load_images("stl10", root=tmp_path).train.inputs.sample_shape == (3, 32, 32)
 
     def test_unlabelled_images_are_refused(self, tmp_path: Path) -> None:
-        write_files(tmp_path, stl10_files(noise(4, 2, 96, 96, 3)) | {"train_y.bin": bytes([0, 1])})
+        write_files(tmp_path, stl10_files(noise_array(4, 2, 96, 96, 3)) | {"train_y.bin": bytes([0, 1])})
         with pytest.raises(DataError, match=r"in 0\.\.9"):
             load_images("stl10", root=tmp_path)
 
@@ -395,9 +262,9 @@ class TestDownload:
         assert torch.equal(torch.from_numpy(pixels_of(first.train)), torch.from_numpy(pixels_of(second.train)))
 
     def test_archives_and_matlab_files_are_downloaded(self, tmp_path: Path, web: dict[str, bytes]) -> None:
-        svhn = mat(X=noise(0, 32, 32, 3, 2), y=[[1], [2]])
+        svhn = mat(X=noise_array(0, 32, 32, 3, 2), y=[[1], [2]])
         web["cifar-10-binary.tar.gz"] = tar(cifar10_files(), "cifar-10-batches-bin")
-        web["stl10_binary.tar.gz"] = tar(stl10_files(noise(4, 2, 96, 96, 3)), "stl10_binary")
+        web["stl10_binary.tar.gz"] = tar(stl10_files(noise_array(4, 2, 96, 96, 3)), "stl10_binary")
         web.update({"train_32x32.mat": svhn, "test_32x32.mat": svhn})
         for name in ("cifar10", "stl10", "svhn"):
             assert load_images(name, root=tmp_path, download=True).name == name
