@@ -120,17 +120,18 @@ class RunFolder:
             raise RunFolderError(
                 f"{str(self.path)!r} has no result.json yet; finish it with: taskrl resume {typed(self.path)}"
             )
-        if not self.has_result():
+        try:
+            return read_json(self.result_file)
+        except RunFolderError:
             raise RunFolderError(
                 f"{str(self.result_file)!r} cannot be read as JSON; write it anew with: "
                 f"taskrl resume {typed(self.path)}"
-            )
-        return read_json(self.result_file)
+            ) from None
 
     def has_result(self) -> bool:
         """Whether result.json is there and can be read."""
         try:
-            read_json(self.result_file)
+            self.result()
         except RunFolderError:
             return False
         return True

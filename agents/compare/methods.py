@@ -1,6 +1,5 @@
 """The methods that can be compared: floors, what learns nothing, and learners."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from agents.searches.catalogue import searches
 from agents.summary import LEARNED, PIXELS, REFERENCE
 from taskrl.config import ExperimentConfig, validate
 from taskrl.errors import ConfigError, unknown_name
+from taskrl.tasks.space import split_limit
 
 CONSTANT_FILE = Path(__file__).with_name("constant.yaml")
 CONTRASTIVE = "contrastive"
@@ -138,7 +138,7 @@ def _constant(config: ExperimentConfig, num_channels: int) -> list[Method]:
         recipe = yaml.safe_load(CONSTANT_FILE.read_text(encoding="utf-8"))[kind]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ConfigError(f"{CONSTANT_FILE} holds no recipe for {kind} images; install taskrl again.") from error
-    settled = {*config.tasks.forbid, *(re.split("[<>]", limit)[0].strip() for limit in config.tasks.limit)}
+    settled = {*config.tasks.forbid, *(split_limit(limit)[0] for limit in config.tasks.limit)}
     open_ = [item for item in recipe.split(",") if item.partition("=")[0].removeprefix("no-") not in settled]
     return [Method(name=CONSTANT, source=f"{FIXED}{','.join(open_)}")]
 

@@ -65,6 +65,13 @@ class Knob:
         return replace(self, allowed=only_weakest, reference=0)
 
 
+def split_limit(text: str) -> tuple[str, str, str]:
+    """Knob, relation and bound of a limit such as "crop>=0.6"; a text without a relation has an empty bound."""
+    relation = ">=" if ">=" in text and "<=" not in text else "<="
+    name, _, bound = text.partition(relation)
+    return name.strip(), relation, bound
+
+
 def restrict(knobs: Sequence[Knob], *, forbid: Sequence[str], limit: Sequence[str]) -> tuple[Knob, ...]:
     """Apply what the user knows: `forbid` names knobs, `limit` holds texts such as "rotation<=0.2" or "crop>=0.6"."""
     by_name = {knob.name: knob for knob in knobs}
@@ -77,21 +84,20 @@ def restrict(knobs: Sequence[Knob], *, forbid: Sequence[str], limit: Sequence[st
     for name in forbid:
         by_name[name] = known(name).forbidden()
     for text in limit:
-        relation = next((sign for sign in ("<=", ">=") if sign in text), None)
-        name, _, bound = text.partition(relation or "<=")
+        name, relation, bound = split_limit(text)
         try:
             value = float(bound)
         except ValueError:
             raise ConfigError(
                 f"Limit {text!r} is not KNOB<=NUMBER or KNOB>=NUMBER; write e.g. rotation<=0.2."
             ) from None
-        knob = known(name.strip())
+        knob = known(name)
         low, high = min(knob.levels), max(knob.levels)
         if not (low <= value <= high):
             raise ConfigError(
                 f"Limit {text!r} is outside the range of {knob.name}; choose a number in [{low:g}, {high:g}]."
             )
-        limited = knob.limited(relation or "<=", value)
+        limited = knob.limited(relation, value)
         if knob.name in forbid and limited.levels[0] != knob.levels[0]:
             raise ConfigError(
                 f"Limit {text!r} leaves out {knob.levels[0]:g}, the only strength of {knob.name} that forbidding it "
