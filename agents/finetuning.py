@@ -135,7 +135,7 @@ def _one_seed(
         rows.append(_row(name, seed, scores, found.flops, found.seconds) | chosen)
     started = time.monotonic()
     classifier = linear_probe(encoder, data, training.device)
-    num_labels = len(data.all_labels)
+    num_labels = len(data.together.labels)
     flops = num_labels * encode_flops(encoder, source.shape)
     seconds = time.monotonic() - started
     rows.append(

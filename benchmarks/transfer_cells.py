@@ -213,7 +213,7 @@ class Bench:
             chosen: Content = {}
             if parsed is None:
                 classifier = linear_probe(encoder, data, training.device)
-                flops = len(data.all_labels) * encode_flops(encoder, self.shape)
+                flops = len(data.together.labels) * encode_flops(encoder, self.shape)
             else:
                 order = derive_seed(SEED, "fine-tuning", seed)
                 found = fine_tune(encoder, data, parsed, training, seed=order)

@@ -43,10 +43,18 @@ class Probe:
 
 @dataclass(frozen=True)
 class Fitting:
-    """Pretraining and probe images with labels, for the classifier that scores a finished encoder."""
+    """Pretraining and probe images with labels (N,), for the classifier that scores a finished encoder. groups: (N,) of
+    images that belong together, or None.
+    """
 
     inputs: Inputs
     labels: Tensor
+    groups: Tensor | None = None
+
+    def take(self, rows: Tensor) -> "Fitting":
+        """These images alone."""
+        groups = None if self.groups is None else self.groups[rows]
+        return Fitting(Subset(self.inputs, rows), self.labels[rows], groups)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ def make_splits(dataset: RawDataset, *, seed: int) -> Splits:
         raise DataError(f"{dataset.name} has {found}, too few to divide into {len(shares)} roles; give {remedy}.")
     test = dataset.test or _part(train, roles[3])
     both = torch.cat([roles[0], roles[1]])
-    fitting = None if train.labels is None else Fitting(Subset(train.inputs, both), train.labels[both])
+    fitting = None if train.labels is None else Fitting(train.inputs, train.labels, train.groups).take(both)
     probe, validation = _part(train, roles[1]), dataset.validation or _part(train, roles[2])
     return Splits(
         name=dataset.name,

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from taskrl.data.splits import Fitting
 from taskrl.data.stream import BatchStream
 from taskrl.errors import DataError
 from taskrl.evaluation.accuracy import linear_classifier, standardised_pair
@@ -65,16 +66,16 @@ def fine_tune(
     was clearly better. `encoder` is left as it is. Raises DataError when no rate gave finite numbers.
     """
     started = time.monotonic()
-    per_image = encode_flops(encoder, data.inputs.sample_shape)
+    per_image = encode_flops(encoder, data.train.inputs.sample_shape)
     trials = _Trials(encoder, how, training, seed, data.num_classes, per_image)
-    start, moments = trials.start(data.inputs, data.labels), []
+    start, moments = trials.start(data.train), []
     for rate in learning_rates:
         moments += trials.judged(start, data, rate)
         after_rate()
-    start = trials.start(data.all_inputs, data.all_labels)
+    start = trials.start(data.together)
     moments.sort(key=lambda moment: moment.scores.order, reverse=True)
     for moment in moments:
-        found = trials.trained(start, data.all_inputs, data.all_labels, moment)
+        found = trials.trained(start, data.together, moment)
         if found is not None:
             return replace(found, flops=trials.flops, seconds=time.monotonic() - started)
     raise DataError(
@@ -113,14 +114,15 @@ class _Trials:
     per_image: int
     flops: int = 0
 
-    def start(self, inputs: Inputs, labels: Tensor) -> nn.Linear:
+    def start(self, data: Fitting) -> nn.Linear:
         """A classifier of zeros, or the probe's solution made smaller."""
         if not self.how.linear_first:
             start, scale = nn.Linear(self.encoder.feature_dim, self.num_classes), 0.0
         else:
-            features = encode_all(copy.deepcopy(self.encoder).to(self.training.device), inputs, self.training.device)
-            start, scale = probe_classifier(features, labels, self.num_classes), PROBE_SCALE
-            self.flops += len(labels) * self.per_image
+            encoder, device = copy.deepcopy(self.encoder).to(self.training.device), self.training.device
+            features = encode_all(encoder, data.inputs, device)
+            start, scale = probe_classifier(features, data.labels, self.num_classes), PROBE_SCALE
+            self.flops += len(data.labels) * self.per_image
         with torch.no_grad():
             start.weight.mul_(scale)
             start.bias.mul_(scale)
@@ -129,20 +131,21 @@ class _Trials:
     def judged(self, start: nn.Linear, data: Labelled, rate: float) -> list[_Moment]:
         """The moment by which a learning rate is judged; none where no number was finite."""
         moments: list[_Moment] = []
+        labels = data.inner.labels
 
         def read(step: int, net: Encoder, classifier: nn.Linear) -> None:
-            logits, labels = classify(net, classifier, data.inner_inputs, self.training.device), data.inner_labels
+            logits = classify(net, classifier, data.inner.inputs, self.training.device)
             moments.append(_Moment(rate, step, score(logits, labels), (logits.argmax(1) == labels).double()))
 
-        self._run(start, data.inputs, data.labels, rate, read)
-        self.flops += len(moments) * len(data.inner_labels) * self.per_image
+        self._run(start, data.train, rate, read)
+        self.flops += len(moments) * len(labels) * self.per_image
         moments = [moment for moment in moments if math.isfinite(moment.scores.loss)]
         if not moments:
             return []
         best, last = max(moments, key=lambda moment: moment.scores.order), moments[-1]
-        return [best if best.clearly_better_than(last, data.inner_labels) else last]
+        return [best if best.clearly_better_than(last, labels) else last]
 
-    def trained(self, start: nn.Linear, inputs: Inputs, labels: Tensor, moment: _Moment) -> FineTuned | None:
+    def trained(self, start: nn.Linear, data: Fitting, moment: _Moment) -> FineTuned | None:
         """Trained for as many steps as a moment's, at its rate; None where a loss was not finite. The schedule is laid
         out for these steps: weights in the middle of a longer one are still at a high rate.
         """
@@ -152,14 +155,13 @@ class _Trials:
             if step == moment.step:
                 kept.append(FineTuned(net.cpu(), classifier.cpu(), moment.rate, step, moment.scores))
 
-        self._run(start, inputs, labels, moment.rate, keep, steps=moment.step)
+        self._run(start, data, moment.rate, keep, steps=moment.step)
         return kept[0] if kept else None
 
     def _run(
         self,
         start: nn.Linear,
-        inputs: Inputs,
-        labels: Tensor,
+        data: Fitting,
         rate: float,
         visit: Callable[[int, Encoder, nn.Linear], None],
         *,
@@ -172,14 +174,15 @@ class _Trials:
         net, classifier = copy.deepcopy(self.encoder).to(training.device), copy.deepcopy(start).to(training.device)
         trained = freeze(net, self.how.last)
         rng, order = training.views_rng(self.seed), torch_generator(self.seed, "labelled order")
-        rows = BatchStream(_RowNumbers(len(labels)), min(training.batch_size, len(labels))).batches(order)
+        rows = BatchStream(_RowNumbers(len(data.labels)), min(training.batch_size, len(data.labels))).batches(order)
         every = max(1, training.steps // NUM_EVALUATIONS)
         step_flops = 0
 
         def loss() -> Tensor:
             nonlocal step_flops
             chosen = next(rows)
-            views, targets = training.view(inputs.take(chosen), rng), labels[chosen].to(training.device)
+            views = training.view(data.inputs.take(chosen), rng)
+            targets = data.labels[chosen].to(training.device)
             set_modes(net, trained)
             if not step_flops:  # all batches are of one size
                 step_flops = _step_flops(net, classifier, views, targets)
@@ -208,8 +211,9 @@ def linear_probe(encoder: Encoder, data: Labelled, device: torch.device) -> nn.L
     cross-validation inside them. On the CPU.
     """
     encoder = encoder.to(device)
-    features = torch.cat([encode_all(encoder, part, device) for part in (data.inputs, data.inner_inputs)])
-    return probe_classifier(features, torch.cat([data.labels, data.inner_labels]), data.num_classes)
+    parts = data.train, data.inner
+    features = torch.cat([encode_all(encoder, part.inputs, device) for part in parts])
+    return probe_classifier(features, torch.cat([part.labels for part in parts]), data.num_classes)
 
 
 def probe_classifier(features_ND: Tensor, labels_N: Tensor, num_classes: int) -> nn.Linear:

@@ -45,23 +45,23 @@ def training(steps: int = 20) -> Training:
 
 
 def rows_of(data: Labelled) -> tuple[set[int], set[int]]:
-    return set(data.inputs.indices.tolist()), set(data.inner_inputs.indices.tolist())  # type: ignore[attr-defined]
+    return set(data.train.inputs.indices.tolist()), set(data.inner.inputs.indices.tolist())  # type: ignore[attr-defined]
 
 
 def test_labels_are_drawn_by_class_and_a_fifth_is_set_aside() -> None:
     data = draw_labelled(splits(), 10, seed=3)
-    assert torch.bincount(data.labels).tolist() == [8] * 4
-    assert torch.bincount(data.inner_labels).tolist() == [2] * 4
+    assert torch.bincount(data.train.labels).tolist() == [8] * 4
+    assert torch.bincount(data.inner.labels).tolist() == [2] * 4
     train, inner = rows_of(data)
     assert not train & inner
     assert (
         rows_of(draw_labelled(splits(), 10, seed=3)) == (train, inner) != rows_of(draw_labelled(splits(), 10, seed=4))
     )
     few = draw_labelled(splits(), 2, seed=0)
-    assert sorted(few.labels.tolist()) == sorted(few.inner_labels.tolist()) == [0, 1, 2, 3]
+    assert sorted(few.train.labels.tolist()) == sorted(few.inner.labels.tolist()) == [0, 1, 2, 3]
     everything = draw_labelled(splits(), None, seed=0)
     fitting = splits().fitting
-    assert fitting is not None and len(everything.labels) + len(everything.inner_labels) == len(fitting.labels)
+    assert fitting is not None and len(everything.train.labels) + len(everything.inner.labels) == len(fitting.labels)
 
 
 @pytest.mark.parametrize("num_groups", [12, 40])
@@ -90,7 +90,9 @@ def test_the_best_of_the_sweep_learns_and_leaves_the_start_alone() -> None:
     before = copy.deepcopy(net.state_dict())
     calls: list[None] = []
     data = draw_labelled(divided, None, seed=0)
-    assert torch.equal(data.all_labels.sort().values, torch.cat([data.labels, data.inner_labels]).sort().values)
+    assert torch.equal(
+        data.together.labels.sort().values, torch.cat([data.train.labels, data.inner.labels]).sort().values
+    )
     found = fine_tune(net, data, parse_how("full"), training(40), seed=0, after_rate=lambda: calls.append(None))
     assert len(calls) == len(LEARNING_RATES)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
@@ -125,15 +127,15 @@ def test_the_chosen_rate_and_steps_are_trained_on_all_labels() -> None:
     """With a rate of nothing the classifier is the probe of all labels, the inner part's included, made smaller."""
     data, net = draw_labelled(splits(), 8, seed=0), encoder()
     found = fine_tune(net, data, parse_how("linear-then-full"), training(2), seed=0, learning_rates=[1e-30])
-    probe = probe_classifier(encode_all(net, data.all_inputs, CPU), data.all_labels, data.num_classes)
+    probe = probe_classifier(encode_all(net, data.together.inputs, CPU), data.together.labels, data.num_classes)
     torch.testing.assert_close(found.classifier.weight, PROBE_SCALE * probe.weight)
 
 
 def test_a_probe_that_starts_training_judges_every_image_as_the_probe_does_but_is_less_sure() -> None:
     data, net = draw_labelled(splits(), None, seed=0), encoder()
     start = fine_tune(net, data, parse_how("linear-then-full"), training(1), seed=0, learning_rates=[1e-30])
-    probe = probe_classifier(encode_all(net, data.all_inputs, CPU), data.all_labels, data.num_classes)
-    sure, less = (classify(net, layer, data.inner_inputs, CPU).softmax(1) for layer in (probe, start.classifier))
+    probe = probe_classifier(encode_all(net, data.together.inputs, CPU), data.together.labels, data.num_classes)
+    sure, less = (classify(net, layer, data.inner.inputs, CPU).softmax(1) for layer in (probe, start.classifier))
     assert torch.equal(sure.argmax(1), less.argmax(1))
     assert less.max(1).values.mean() < sure.max(1).values.mean() - 0.01
 
@@ -144,7 +146,7 @@ def test_the_sweep_is_charged_with_steps_and_evaluations() -> None:
         fine_tune(encoder(), data, parse_how("full"), training(steps), seed=0, learning_rates=[1e-3]).flops
         for steps in (10, 20)
     )
-    evaluations = 10 * len(data.inner_labels) * encode_flops(encoder(), (1, 16, 16))
+    evaluations = 10 * len(data.inner.labels) * encode_flops(encoder(), (1, 16, 16))
     step = (long - short) / 20  # ten more in the sweep, and ten more on all labels
     assert short == pytest.approx(20 * step + evaluations, rel=0.02), "a batch of all labels is a little larger"
     last = fine_tune(encoder(), data, parse_how("last-1"), training(10), seed=0, learning_rates=[1e-3]).flops
