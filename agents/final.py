@@ -83,7 +83,7 @@ class FinalResult:
 
 def generator_named(name: str) -> Generator:
     """The generator for a name of the configuration. Raises ConfigError for an unknown one."""
-    if name in NAMED or name.startswith(FIXED):
+    if name in NAMED or (name.startswith(FIXED) and name != FIXED):
         return Generator(name=name, source=name)
     raise ConfigError(
         f"Unknown generator {name!r}; known: {', '.join(NAMED)}, prior, fixed:RECIPE (e.g. fixed:no-mirror)."

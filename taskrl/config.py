@@ -15,6 +15,8 @@ from taskrl.errors import ConfigError
 MAX_CONFIG_BYTES = 200_000
 # PyYAML's constructors raise the plain ones on values such as 2024-99-99, "!!int ''" and "!!timestamp soon"
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError)
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+PATTERNS = {DEVICE: "it is auto, cpu, cuda, or cuda: and a number"}
 
 
 class Section(BaseModel):
@@ -57,7 +59,7 @@ class PredictorConfig(Section):
     batch_size: int = Field(default=64, ge=8, le=8192)
     learning_rate: float = Field(default=3e-3, gt=0, le=1)
     weight_decay: float = Field(default=0.05, ge=0, le=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=DEVICE)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "always", "never"] = "auto"
 
@@ -327,6 +329,10 @@ def _explain(error: dict[str, Any]) -> str:
         return f"Unknown config key {key!r};{hint}"
     given = repr(error.get("input"))[:60]
     message = str(error["msg"])
+    if error["type"] == "model_type":
+        message = f"it is a section; give one of its keys: {', '.join(sorted(_keys_of(key)))}"
+    elif error["type"] == "string_pattern_mismatch":
+        message = PATTERNS[error["ctx"]["pattern"]]
     return f"Config key {key!r} has the value {given}: {message[:1].lower()}{message[1:]}."
 
 

@@ -107,7 +107,7 @@ def chosen_methods(config: ExperimentConfig, *, labelled: bool, num_channels: in
     if names is None:
         return tuple(method for name, method in known.items() if name not in missing)
     for name in names:
-        if not name.startswith(FIXED) and name not in known:
+        if (name == FIXED or not name.startswith(FIXED)) and name not in known:
             hint = " A recipe with commas needs a --methods of its own." if "=" in name else ""
             raise ConfigError(unknown_name("method", name, {*known, f"{FIXED}RECIPE"}) + hint)
         if name in missing:
