@@ -158,8 +158,9 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
     """The policy in `folder` (no code of the folder runs). space_for: codec -> TaskSpace of the data it will
     meet.
 
-    Raises RunFolderError when the folder is damaged, was learned on other knobs than these data have, or observes other
-    entries than this version of taskrl shows.
+    Strengths may be limited further than they were when it learned, not less. Raises RunFolderError when they are, when
+    the folder is damaged, was learned on other knobs than these data have, or observes other entries than this version
+    of taskrl shows.
     """
     verify(folder, (WEIGHTS, CARD))
     card = read_json(folder / CARD)
@@ -167,6 +168,7 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
         agent = AgentConfig.model_validate_json(json.dumps(card["agent"]))
         space: TaskSpace = space_for(card["codec"])
         known = {"objectives": card["objectives"], "knobs": list(card["knobs"])}
+        learned = {name: (float(min(levels)), float(max(levels))) for name, levels in card["knobs"].items()}
         # a card from before there was anything to choose has other entries, too
         entries = list(card["observation"])
         shown = ObservationSpec.from_json(card.get("shown", ObservationSpec().to_json()))
@@ -180,6 +182,7 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
             f"The policy in {str(folder)!r} was learned for {known}, these data have {present}; "
             "use the same --objectives and images with as many channels."
         )
+    _refuse_stronger(folder, learned, space)
     if entries != list(ObservationBuilder(space, shown).names):
         raise RunFolderError(
             f"The policy in {str(folder)!r} observes other entries than this version of taskrl shows; "
@@ -194,6 +197,20 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
             "use the same --forbid and --limit as its run."
         ) from None
     return SB3TaskPolicy(policy, AGENTS[agent.name], space, agent, shown, seed=seed)
+
+
+def _refuse_stronger(folder: Path, learned: Mapping[str, tuple[float, float]], space: TaskSpace) -> None:
+    """Levels are chosen by their number: without the limits of its run a policy would play strengths that it never met.
+    learned: the least and the greatest strength by knob.
+    """
+    for knob in space.knobs:
+        low, high = learned[knob.name]
+        bound = f"<={high}" if max(knob.levels) > high else f">={low}" if min(knob.levels) < low else ""
+        if bound:
+            raise RunFolderError(
+                f"The policy in {str(folder)!r} was learned with {knob.name} from {low} to {high}, and these settings "
+                f"leave more open; limit it as its run did: --limit '{knob.name}{bound}'."
+            )
 
 
 def build_policy(agent: AgentConfig, space: TaskSpace, shown: ObservationSpec) -> BasePolicy:

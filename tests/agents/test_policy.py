@@ -1,5 +1,6 @@
 """Promises of every agent's policy: valid, normalised, centred on the reference, its own randomness, saved whole."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +207,38 @@ def test_a_policy_for_other_tasks_is_refused(searches: Callable[[str], Search], 
     config = tiny_config(tasks__objectives=["contrastive"])
     with pytest.raises(RunFolderError, match="--objectives"):
         load_policy(tmp_path / "policy", lambda codec: space_for(config, codec), seed=0)
+
+
+def test_a_policy_does_not_play_stronger_than_its_run_allowed(
+    searches: Callable[[str], Search], tmp_path: Path
+) -> None:
+    """Level 2 of crop is 0.5 under its limit, and would be 0.3 without. Tighter limits are kept to."""
+    found = searches("ppo")
+    spaces = {
+        name: space_for(tiny_config(tasks__limit=limits, tasks__forbid=forbidden), "multidiscrete")
+        for name, limits, forbidden in (
+            ("open", [], []),
+            ("limited", ["crop>=0.5", "rotation<=0.2"], []),
+            ("half", ["crop>=0.5"], []),
+            ("tighter", ["crop>=0.5", "rotation<=0.1"], ["mirror"]),
+        )
+    }
+    for name, space in spaces.items():
+        policy = copy.copy(found.policy)
+        policy.space = space
+        policy.save(tmp_path / name, {})
+    for name, under, remedy in (
+        ("limited", "open", r"crop from 0\.5 to 1\.0, .*--limit 'crop>=0\.5'"),
+        ("limited", "half", r"--limit 'rotation<=0\.2'"),
+        ("tighter", "limited", r"--limit 'rotation<=0\.1'"),
+    ):
+        with pytest.raises(RunFolderError, match=remedy):
+            load_policy(tmp_path / name, lambda _, under=under: spaces[under], seed=0)
+    for name, most in (("open", 0.1), ("limited", 0.1)):
+        policy = load_policy(tmp_path / name, lambda _: spaces["tighter"], seed=0)
+        played = [policy.space.decode(policy.propose(first_observation(found))[0]) for _ in range(50)]
+        assert max(spec.level("rotation") for spec in played) == most
+        assert max(spec.level("mirror") for spec in played) == 0
 
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "policy.json", "manifest.json"])
