@@ -59,13 +59,31 @@ def rates(assembled: Assembled, *, alone: bool = False) -> Rates:
 
 def search_notes(config: ExperimentConfig) -> list[str]:
     """What to think of a search's length beside that of the run that it is for; nothing where it is short enough."""
-    search, final = config.agent.episodes * config.episode.num_steps, config.final.episode.num_steps
-    if search <= LARGEST_SHARE * final:
+    remedy = (
+        "It may still pay where its policy is used again, or for longer final encoders (final.steps_per_decision); "
+        "taskrl compare says from which length on."
+    )
+    return _too_long(config, config.final.episode.num_steps, "one final encoder", remedy)
+
+
+def comparison_notes(config: ExperimentConfig) -> list[str]:
+    """The same of a comparison, whose longest final runs count."""
+    remedy = (
+        "Shorter final runs can hardly show a search that pays: give them the length that yours will have, "
+        f"final.steps_per_decision (now {config.final.steps_per_decision}) times one of compare.lengths "
+        f"(now {config.compare.lengths})."
+    )
+    num_steps = max(config.compare.lengths) * config.final.episode.num_steps
+    return _too_long(config, num_steps, "the longest final encoder", remedy)
+
+
+def _too_long(config: ExperimentConfig, final_steps: int, what: str, remedy: str) -> list[str]:
+    share = config.agent.episodes * config.episode.num_steps / final_steps
+    if share <= LARGEST_SHARE:
         return []
     return [
-        f"Note: the search trains {search / final:.2g} times as long as one final encoder; at most "
-        f"{LARGEST_SHARE:g} times is advised. It may still pay where its policy is used again, or for longer final "
-        "encoders (final.steps_per_decision); taskrl compare says from which length on."
+        f"Note: the search trains {f'{share:.0f}' if share >= 10 else f'{share:.2g}'} times as long as {what}; at most "
+        f"{LARGEST_SHARE:g} times is advised. {remedy}"
     ]
 
 

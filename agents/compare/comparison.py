@@ -18,6 +18,7 @@ from agents.compare.outcome import finish
 from agents.compare.plan import FinalPlan, Plan, SearchPlan
 from agents.compare.searching import SearchTools, cost_of, measured_on, search_in_pool, search_with_agent
 from agents.final import UNTRAINED, Generator, check_generator, floors, train_final
+from agents.forecast import comparison_notes
 from agents.keeping import kept_folders
 from agents.preparation import prepare
 from agents.progress import Reporter
@@ -57,7 +58,8 @@ def compare(
     expected = forecast(plan, store)
     for note in (*data_notes(assembled), f"Methods: {', '.join(method.name for method in methods)}."):
         reporter.say(note)
-    for note in expected.notes(plan):
+    searched = any(method.search == AGENT for method in methods)
+    for note in (*expected.notes(plan), *(comparison_notes(assembled.config) if searched else [])):
         reporter.say(note)
     check_budget(bound_s, expected)
     if cells is not None and not store.folder.is_relative_to(folder.run.path):  # else it is made with the first cell

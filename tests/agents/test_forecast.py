@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.forecast import Cost, search_notes
+from agents.forecast import Cost, comparison_notes, search_notes
 from taskrl import tuning
 from taskrl.config import load_config
 from tests.agents.runs import taskrl, tiny_options
@@ -23,6 +23,16 @@ def test_a_search_of_a_quarter_of_the_final_run_is_no_news_and_a_longer_one_is_t
     (long,) = notes(episodes=100, final_steps=100)
     assert "10 times" in long
     assert "compare" in long
+
+
+def test_of_a_comparison_the_longest_final_runs_count() -> None:
+    given = {"agent.episodes": 50, "episode.decisions": 4, "episode.steps_per_decision": 10, "final.decisions": 4}
+    config = load_config(given={**given, "final.steps_per_decision": 100, "compare.lengths": [1, 10]})
+    (short,) = comparison_notes(config)
+    assert "0.5 times as long as the longest" in short and "(now 100)" in short and "(now [1, 10])" in short
+    assert (
+        comparison_notes(load_config(given={**given, "final.steps_per_decision": 200, "compare.lengths": [10]})) == []
+    )
 
 
 def test_one_encoder_is_not_divided_among_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
