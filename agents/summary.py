@@ -1,6 +1,7 @@
 """Rows -> table, paired differences and a verdict in one sentence."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
@@ -17,6 +18,7 @@ PIXELS = "pixels"
 FLOORS = (SUPERVISED, UNTRAINED)
 ACCURACY, BALANCED, QUALITY = "linear_accuracy", "balanced_accuracy", "quality"
 BROKEN_MARGIN = 2.0
+FEWEST_PAIRS, FEWEST_FOR_LITTLE = 5, 10  # of two equal methods, one is ahead in all 5 pairs once in 16 times
 Row = Mapping[str, Any]
 
 
@@ -46,13 +48,29 @@ def comparison_table(rows: Sequence[Row], pixels: Mapping[str, float] | None) ->
 
 def difference(rows: Sequence[Row], ours: str, theirs: str) -> Interval | None:
     """Paired difference, by `measured_by`, over the seeds that both have."""
-    key = measured_by(rows)
-    first = {row["train_seed"]: row[key] for row in rows if row["generator"] == ours}
-    second = {row["train_seed"]: row[key] for row in rows if row["generator"] == theirs}
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds or ours == theirs:
+    found = _pairs(rows, ours, theirs)
+    if not found or ours == theirs or any(value is None for pair in found for value in pair):
         return None
-    return paired_difference([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+    return paired_difference([first for first, _ in found], [second for _, second in found])
+
+
+def too_few(num: int, points: float | None) -> str:
+    """Why so many paired seeds decide nothing, empty where they do. points: of accuracy between the two; None for
+    quality.
+    """
+    if num < FEWEST_PAIRS:
+        return f"{num} paired {'seed decides' if num == 1 else 'seeds decide'} nothing"
+    if points is not None and abs(points) < 1 and num < FEWEST_FOR_LITTLE:
+        return f"{num} paired seeds decide nothing this small"
+    return ""
+
+
+def _pairs(rows: Sequence[Row], ours: str, theirs: str) -> list[tuple[Any, Any]]:
+    key = measured_by(rows)
+    first, second = (
+        {row["train_seed"]: row[key] for row in rows if row["generator"] == name} for name in (ours, theirs)
+    )
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
 
 
 def measured_by(rows: Sequence[Row]) -> str:
@@ -82,7 +100,10 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         )
     text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {what}"
     at = _compute_of(rows)
-    if gap.low > 0:
+    few = _judged_by_too_few(rows, REFERENCE, gap)
+    if few and (gap.low > 0 or gap.high < 0):
+        sentence = f"The learned policy is not judged against the reference recipe, since {few}: {text}"
+    elif gap.low > 0:
         sentence = f"The learned policy beats the reference recipe {at}: {text}"
     elif gap.high < 0:
         sentence = f"The learned policy is worse than the reference recipe {at}: {text}"
@@ -94,9 +115,15 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     turned = difference(rows, LEARNED, hand) if hand else None
     if hand and turned:
         relation = "above" if turned.low > 0 else "below" if turned.high < 0 else "level with"
+        relation = "not judged against" if _judged_by_too_few(rows, hand, turned) else relation
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
     searched = any(row.get("search_flops") for row in rows)
     return sentence + "." + (" The search is not in this comparison; its compute is in the table." if searched else "")
+
+
+def _judged_by_too_few(rows: Sequence[Row], theirs: str, gap: Interval) -> str:
+    points = None if measured_by(rows) == QUALITY else gap.mean
+    return too_few(len(_pairs(rows, LEARNED, theirs)), points)
 
 
 def _called(row: Row) -> str:
@@ -129,7 +156,7 @@ def _compute_of(rows: Sequence[Row]) -> str:
     whole = all(row.get("planned_decisions") == row["num_decisions"] for row in rows)
     if ours == theirs or whole:
         return "at equal training compute"
-    return f"(each stopped by its own quality, after {_mean(ours):.1f} and {_mean(theirs):.1f} decisions on average)"
+    return f"(each stopped by its own quality, after {fmean(ours):.1f} and {fmean(theirs):.1f} decisions on average)"
 
 
 def warnings_of(rows: Sequence[Row]) -> list[str]:
@@ -237,9 +264,9 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
         "difference": None if gap is None or name in FLOORS else ends_of(gap, len(mine)),
-        "train_flops": _mean([row["train_flops"] for row in mine]),
-        "search_flops": _mean([row["search_flops"] for row in mine]),
-        "wall_seconds": round(_mean([row["wall_seconds"] for row in mine]), 2),
+        "train_flops": fmean([row["train_flops"] for row in mine]),
+        "search_flops": fmean([row["search_flops"] for row in mine]),
+        "wall_seconds": round(fmean([row["wall_seconds"] for row in mine]), 2),
         "mark": "(below pixels)" if below else "",
     }
 
@@ -247,10 +274,6 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
 def _interval(values: Sequence[float | None]) -> dict[str, float | None] | None:
     known = [value for value in values if value is not None]
     return ends_of(bootstrap(known), len(known)) if known and len(known) == len(values) else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def ends_of(interval: Interval, num_seeds: int) -> dict[str, float | None]:

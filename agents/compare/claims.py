@@ -3,17 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from agents.compare.methods import REFERENCE_TOTAL
 from agents.compare.table import VALIDATION_BALANCED, Row, difference, pairs, rows_of, validated_by
 from agents.final import SUPERVISED, UNTRAINED
-from agents.summary import LEARNED, QUALITY, REFERENCE, ends_of, interval_text, measured_by
+from agents.summary import LEARNED, QUALITY, REFERENCE, ends_of, interval_text, measured_by, too_few
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 from taskrl.report_figures import counted
 
 BENCH = "cluttered-digits"
-FEWEST_PAIRS, FEWEST_FOR_LITTLE = 5, 10  # of two equal methods, one is ahead in all 5 pairs once in 16 times
 FEWEST_SEARCHES = 3
 SEARCHES_ON_BENCH, ENCODERS_ON_BENCH = 5, 30  # docs/protocol.md
 ABOUT_EQUAL = 0.05
@@ -198,7 +198,7 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
     text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {unit}, {num} paired encoders"
     if num == 1:
         return REFERENCE, f"One pair of encoders decides nothing ({gap.mean:+.{digits}f}). The reference's is exported."
-    few = _too_few(num, gap.mean if labelled else None)
+    few = too_few(num, gap.mean if labelled else None)
     if few and (gap.low > 0 or gap.high < 0):
         return REFERENCE, f"The learned policy is not judged, since {few}: {text}. The reference's encoder is exported."
     if gap.low > 0:
@@ -216,7 +216,7 @@ def _better(rows: Sequence[Row], length: int, column: str, digits: int) -> str:
     for name in others:
         gap = difference(rows, name, LEARNED, length, by=column)
         points = gap.mean if gap and column != QUALITY else None
-        if gap and gap.low > 0 and not _too_few(_num_pairs(rows, name, LEARNED, length), points):
+        if gap and gap.low > 0 and not too_few(_num_pairs(rows, name, LEARNED, length), points):
             found[name] = gap
     if not found:
         return ""
@@ -274,7 +274,7 @@ def _undecided(claim: Claim, rows: Sequence[Row], theirs: str, length: int, bar:
     points = gap.mean if gap and measured_by(rows) != QUALITY else None
     if status == PASSED and bar.kind in (NOT_WORSE, NO_GAIN) and gap and gap.low <= 0 <= gap.high:
         points = 0.0  # that there is no difference is a claim about little, however far off the mean
-    few = _too_few(sum(len(group) for group in found), points)
+    few = too_few(sum(len(group) for group in found), points)
     searched = any(row["number"] is not None for group in found for pair in group for row in pair)
     if few or not searched or len(found) >= (SEARCHES_ON_BENCH if bench else FEWEST_SEARCHES):
         return few
@@ -286,17 +286,6 @@ def _strictest(bar: Bar, known: Mapping[str, Interval]) -> str:
     lost = [name for name, gap in known.items() if not bar.holds(gap)] or list(known)
     worst = max if bar.kind == NO_GAIN else min
     return worst(lost, key=lambda name: known[name].mean)
-
-
-def _too_few(num: int, points: float | None) -> str:
-    """Why so many paired seeds decide nothing, empty where they do. points: of accuracy between the two; None for
-    quality.
-    """
-    if num < FEWEST_PAIRS:
-        return f"{num} paired {'seed decides' if num == 1 else 'seeds decide'} nothing"
-    if points is not None and abs(points) < 1 and num < FEWEST_FOR_LITTLE:
-        return f"{num} paired seeds decide nothing this small"
-    return ""
 
 
 def _why_nothing(bar: Bar) -> str:
@@ -319,7 +308,7 @@ def _compute(rows: Sequence[Row], claim: Claim, theirs: str, length: int) -> flo
     """How many times theirs our compute is, a row: of training, or in total."""
     columns = ("train_flops", "search_flops") if claim.compute == "total" else ("train_flops",)
     ours, others = (
-        _mean([sum(row[column] for column in columns) for row in rows_of(rows, name, length)])
+        fmean([sum(row[column] for column in columns) for row in rows_of(rows, name, length)])
         for name in (claim.ours, theirs)
     )
     return round(ours / others, 3)
@@ -327,7 +316,7 @@ def _compute(rows: Sequence[Row], claim: Claim, theirs: str, length: int) -> flo
 
 def _at_compute(rows: Sequence[Row], length: int) -> str:
     """With how much training the learned policy's encoders were compared: those that stop early have another length."""
-    ours, theirs = (_mean([row["train_flops"] for row in rows_of(rows, name, length)]) for name in (LEARNED, REFERENCE))
+    ours, theirs = (fmean([row["train_flops"] for row in rows_of(rows, name, length)]) for name in (LEARNED, REFERENCE))
     equal = abs(ours / theirs - 1) <= ABOUT_EQUAL
     return "at equal training compute" if equal else f"with {ours / theirs:.2f} times its training compute"
 
@@ -349,10 +338,6 @@ def _without_points(bar: Bar) -> Bar:
 
 def _whole(rows: Sequence[Row], length: int) -> Interval | None:
     return difference(rows, LEARNED, REFERENCE_TOTAL, length)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def claim_sentence(entry: Mapping[str, Any]) -> str:

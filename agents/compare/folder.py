@@ -84,12 +84,7 @@ class ComparisonFolder:
                 )
         config = self.run.config()
         self._check_settled(now, decisive(config))
-        changes: dict[str, Any] = {name: getattr(asked, name) for name in FREE[""]}
-        for section in ("data", "final"):
-            given = getattr(asked, section)
-            free = {name: getattr(given, name) for name in FREE[section]}
-            changes[section] = getattr(config, section).model_copy(update=free)
-        return config.model_copy(update=changes)
+        return with_free(config, asked)
 
     def _check_settled(self, asked: dict[str, Any], kept: dict[str, Any]) -> None:
         """Raises RunFolderError where config.yaml is not what was asked with its open keys settled: it was edited, or
@@ -110,6 +105,16 @@ class ComparisonFolder:
             raise RunFolderError(
                 f"The images have changed since {str(self.run.path)!r} was begun; put them back or name another --out."
             )
+
+
+def with_free(settled: ExperimentConfig, asked: ExperimentConfig) -> ExperimentConfig:
+    """An earlier sitting's configuration with what may differ as it is asked for now."""
+    changes: dict[str, Any] = {name: getattr(asked, name) for name in FREE[""]}
+    for section in ("data", "final"):
+        given = getattr(asked, section)
+        free = {name: getattr(given, name) for name in FREE[section]}
+        changes[section] = getattr(settled, section).model_copy(update=free)
+    return settled.model_copy(update=changes)
 
 
 def decisive(config: ExperimentConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.catalogue import AGENTS
 from agents.compare.cells import Store
+from agents.compare.folder import with_free
 from agents.compare.methods import AGENT, PRIOR
 from agents.compare.plan import POLICY, SearchPlan
 from agents.policy_search import search
@@ -148,7 +149,7 @@ def _begin(run: RunFolder, plan: SearchPlan, tools: SearchTools, reporter: Repor
     """The search's problem, settled once: the A/A test of an earlier sitting counts."""
     config = _of_a_search(plan.config)
     if preparation_file(run).is_file():
-        return _problem(run.config(), tools)
+        return _problem(with_free(run.config(), config), tools)
     shutil.rmtree(run.path, ignore_errors=True)
     dataset, assembled = _problem(config, tools)
     assembled, preparation = settle(assembled, reporter)

@@ -11,11 +11,13 @@ import pytest
 
 import agents.compare.comparison
 import agents.compare.methods
+from agents import session
 from agents.compare.cells import Store
 from agents.compare.comparison import compare
-from agents.compare.cost import budget_seconds
 from agents.compare.methods import catalogue, chosen_methods, split_names
 from agents.vector import LockstepVecEnv
+from envs.host import WorkerSetup
+from envs.workers import open_pool
 from taskrl import mlflow_store
 from taskrl.config import load_config
 from taskrl.errors import ConfigError, RunFolderError
@@ -167,10 +169,18 @@ def test_a_comparison_stopped_in_a_search_and_among_final_encoders_ends_with_the
         with pytest.raises(KeyboardInterrupt, match="same command again"):
             compare(config, out, quiet())
     assert [path.name[:6] for path in (out / "cells").iterdir()] == ["search"]
+    patient, deadlines = config.model_copy(update={"worker_deadline_s": 7200.0}), []
+
+    def opened(setup: WorkerSetup, **keywords: Any) -> Any:
+        deadlines.append(setup.config.worker_deadline_s)
+        return open_pool(setup, **keywords)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "open_pool", opened)
         stop_after(patch, Store, "write", 5)
         with pytest.raises(KeyboardInterrupt):
-            compare(config, out, quiet())
+            compare(patient, out, quiet())
+    assert deadlines == [7200.0], "a search that goes on keeps to what is asked for now"
     kept = snapshot(out / "cells")
     compare(config, out, quiet())
     methods = {row["method"] for row in rows_of(out)}
@@ -297,19 +307,6 @@ def test_without_labels_the_verdict_is_about_quality(tmp_path: Path) -> None:
     assert {row["method"] for row in result["rows"]} == {"learned", "reference", "untrained"}
     assert {claim["unit"] for claim in result["claims"]} == {"quality"} and result["split"] == "probe"
     assert "no labels" in result["verdict"] and "quality, not about accuracy" in said.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 5400), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1 d", 86400)]
-)
-def test_budgets_are_times(text: str, seconds: float) -> None:
-    assert budget_seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "-3h", "0h", "2 weeks", "inf"])
-def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="no time"):
-        budget_seconds(text)
 
 
 def test_names_of_methods_are_divided_at_commas_but_for_recipes() -> None:

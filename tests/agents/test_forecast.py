@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.compare.cost import budget_seconds
 from agents.forecast import Cost, comparison_notes, search_notes
 from taskrl import tuning
 from taskrl.config import load_config
+from taskrl.errors import ConfigError
 from tests.agents.runs import taskrl, tiny_options
 
 
@@ -46,3 +48,16 @@ def test_one_encoder_is_not_divided_among_workers(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(("flops", "said"), [(6.6e10, "about 66.0 GFLOP, at"), (2e13, "about 20.0 TFLOP, at")])
 def test_a_small_cost_is_not_told_as_nothing(flops: float, said: str) -> None:
     assert str(Cost(flops=flops, seconds=2.0)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 5400), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1 d", 86400)]
+)
+def test_budgets_are_times(text: str, seconds: float) -> None:
+    assert budget_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3h", "0h", "2 weeks", "inf"])
+def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no time"):
+        budget_seconds(text)

@@ -143,7 +143,7 @@ def test_the_verdict_claims_equal_compute_only_where_it_was_equal(theirs: int, s
     rows = [
         {"generator": name, "train_seed": seed, "linear_accuracy": accuracy + seed, "num_decisions": num}
         for name, accuracy, num in (("learned", 80.0, 6), ("reference", 70.0, theirs))
-        for seed in range(3)
+        for seed in range(5)
     ]
     assert said in verdict(rows, "validation")
 

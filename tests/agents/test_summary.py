@@ -18,8 +18,8 @@ def row(generator: str, accuracy: float | None, seed: int = 0, quality: float = 
 
 
 def run_of(**accuracies: float) -> list[dict[str, Any]]:
-    """Three seeds a generator, one point apart."""
-    return [row(name, value + seed, seed, value + seed) for name, value in accuracies.items() for seed in range(3)]
+    """Five seeds a generator, one point apart."""
+    return [row(name, value + seed, seed, value + seed) for name, value in accuracies.items() for seed in range(5)]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,41 @@ def test_a_policy_that_plays_the_reference_is_not_called_unclear() -> None:
     rows = run_of(learned=80.0, reference=80.0)
     rows[0]["quality"] += 1e-6  # equal accuracies alone may be chance: few images are scored
     assert verdict(rows, "validation").startswith("No clear difference")
+
+
+def test_few_seeds_and_small_differences_are_not_judged() -> None:
+    """As in `taskrl compare`: five pairs, and ten for less than a point; quality has no points."""
+
+    def said(num: int, gap: float, **more: Any) -> str:
+        rows = [
+            row(name, 80.0 + gap * (name == "learned"), seed)
+            for name in ("learned", "reference")
+            for seed in range(num)
+        ]
+        return verdict([{**one, **more} for one in rows], "test")
+
+    not_judged = "The learned policy is not judged against the reference recipe, since"
+    assert said(4, 6.0).startswith(f"{not_judged} 4 paired seeds decide nothing: +6.0 [+6.0, +6.0] points")
+    assert said(5, 6.0).startswith("The learned policy beats the reference recipe")
+    assert said(9, -0.9).startswith(f"{not_judged} 9 paired seeds decide nothing this small: -0.9")
+    assert said(10, -0.9).startswith("The learned policy is worse than the reference recipe")
+    assert said(5, 0.0).startswith("The learned policy trained the reference recipe's encoders again")
+    rows = [
+        row(name, None, seed, 0.2 + 0.1 * (name == "learned")) for name in ("learned", "reference") for seed in range(5)
+    ]
+    assert verdict(rows, "test").startswith("The learned policy beats the reference recipe")
+    hand = [row("fixed:no-mirror", 79.5, seed) for seed in range(5)]
+    pair = [row(name, value, seed) for name, value in (("learned", 80.0), ("reference", 70.0)) for seed in range(5)]
+    assert "; not judged against the one hand-turned knob fixed:no-mirror (+0.5)." in verdict([*pair, *hand], "test")
+
+
+def test_a_supervised_floor_that_nothing_scores_is_no_trouble() -> None:
+    """Labelled probe images and unlabelled test images: only quality is left, which that floor has none of."""
+    rows = [row(name, None, seed) for name in ("learned", "reference") for seed in range(2)]
+    rows += [{**row("supervised", None, seed), "quality": None} for seed in range(2)]
+    table = {entry["generator"]: entry for entry in comparison_table(rows, None)}
+    assert table["supervised"]["quality"] is None and table["supervised"]["difference"] is None
+    assert table["learned"]["quality"]["mean"] == pytest.approx(0.3)
 
 
 def test_of_one_encoder_with_imbalanced_classes_the_score_is_balanced_accuracy() -> None:
@@ -68,7 +103,7 @@ def test_where_classes_are_imbalanced_everything_is_about_balanced_accuracy() ->
             reporter.console.print(print_table(comparison_table(told, None), "test"))
         assert ("balanced %" in shown.get()) == has_column
     learned = comparison_table(imbalanced, None)[0]
-    assert learned["linear"]["mean"] == 91.0 and learned["balanced"]["mean"] == 81.0
+    assert learned["linear"]["mean"] == 92.0 and learned["balanced"]["mean"] == 82.0
     assert learned["difference"]["mean"] == pytest.approx(20.0)
 
 
@@ -79,7 +114,7 @@ def test_one_seed_has_no_interval() -> None:
     learned = comparison_table([row("learned", 71.0), row("reference", 70.0)], None)[0]
     assert interval_text(learned["difference"], 1, "+") == "+1.0"
     several = comparison_table(run_of(profile=69.0), None)[0]
-    assert interval_text(several["linear"], 1) == "70.0 [69.0, 71.0]"
+    assert interval_text(several["linear"], 1) == "71.0 [69.8, 72.2]"
     reporter = Reporter()
     with reporter.console.capture() as shown:
         reporter.console.print(print_table([one], "validation"))
@@ -92,11 +127,11 @@ def test_encoders_below_raw_pixels_are_warned_of_and_groups_are_named_where_none
     rows = run_of(learned=74.0, reference=70.0, untrained=60.0, supervised=99.0)
     table = comparison_table(rows, {"best": 100.0})
     (told,) = pixel_notes(table, DataConfig(source="./photos"))
-    assert told.startswith("Raw pixels reach 100.0 %, the best encoders 75.0 %") and "--groups" in told
+    assert told.startswith("Raw pixels reach 100.0 %, the best encoders 76.0 %") and "--groups" in told
     for known in (DataConfig(source="./photos", groups="a(.)"), DataConfig(source="digits")):
         (told,) = pixel_notes(table, known)
         assert "--groups" not in told
-    assert pixel_notes(comparison_table(rows, {"best": 75.0}), DataConfig(source="./photos")) == []
+    assert pixel_notes(comparison_table(rows, {"best": 76.0}), DataConfig(source="./photos")) == []
     methods = [{**entry, "method": entry["generator"], "generator": None} for entry in table]
     assert len(pixel_notes(methods, DataConfig(source="./photos"))) == 1
     assert pixel_notes([], DataConfig()) == []
