@@ -15,7 +15,7 @@ PART, SHARE, LEVEL = "reward_part/", "share/", "level/"
 MAX_BLOCKS = 40
 MAX_PARTS = 40
 COMPUTE = ("train_flops", "measure_flops", "train_images", "measure_images")
-SECONDS = ("train_s", "measure_s", "policy_s")
+SECONDS = ("train_s", "measure_s")
 Metrics = Mapping[str, float | None]
 
 

@@ -1,5 +1,6 @@
 """EnvHost: a worker's side of a pool. It owns environments on one assembled problem and answers requests."""
 
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,13 +68,17 @@ class EnvHost:
         return self._done(env_id, index, env.step(action))
 
     def step_all(self, calls: Sequence[tuple[int, int, Any]]) -> list[Stepped]:
-        """`step` for several environments, their predictors trained as one batch."""
+        """`step` for several environments, their predictors trained as one batch, each booked its share of the time."""
         fresh = [call for call in calls if self._played(call[0], call[1]) is None]
         envs = [self._envs[env_id] for env_id, _, _ in fresh]
         assignments = [env.begin(action) for env, (_, _, action) in zip(envs, fresh, strict=True)]
+        begun = time.perf_counter()
         reports = self.assembled.problem.batched_loop.adapt_all(assignments)
+        train_s = (time.perf_counter() - begun) / max(len(fresh), 1)
         for env, report, (env_id, index, _) in zip(envs, reports, fresh, strict=True):
-            self._done(env_id, index, env.finish(report))
+            values = env.finish(report)
+            env.timings["train_s"] = train_s
+            self._done(env_id, index, values)
         return [self._last[env_id][1] for env_id, _, _ in calls]
 
     def snapshot(self, env_id: int) -> bytes:

@@ -59,7 +59,7 @@ class Processes:
     def receive(self, worker: int) -> tuple[str, Any]:
         try:
             kind, value = self._connection(worker).recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter where it was killed in the middle of an answer
             process = self._processes[worker]
             process.join(1.0)
             code = process.exitcode

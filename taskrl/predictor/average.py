@@ -10,7 +10,7 @@ from taskrl.predictor.predictor import Predictor
 @final
 class WeightAverage:
     """Exponential moving average (EMA) of the encoder of `predictor`, updated after every step of its optimiser;
-    training itself stays what it was. A restored predictor has a new optimiser, which is no longer followed.
+    training itself stays what it was. Where a diverged decision puts the predictor back, its steps stay in the average.
 
     The decay starts low and rises to `decay` as min(decay, (1 + t) / (10 + t)) at step t, so that the untrained weights
     are forgotten in short runs, too (the rule of TensorFlow's ExponentialMovingAverage; averaging: Polyak and Juditsky
@@ -22,7 +22,7 @@ class WeightAverage:
         self.decay, self._num_steps = decay, 0
         self._encoder = predictor.encoder
         self._average = AveragedModel(self._encoder, multi_avg_fn=self._mix)
-        predictor.optimizer.register_step_post_hook(self._after_step)
+        predictor.after_steps(self._after_step)
 
     def put(self) -> None:
         """Give the encoder the averaged weights."""

@@ -127,6 +127,7 @@ class Predictor:
         self._seed = seed
         self._head_specs: dict[str, HeadSpec] = {}
         self._learning_rate, self._weight_decay = learning_rate, weight_decay
+        self._step_hooks: list[Callable[..., None]] = []
         self.optimizer = self._new_optimizer()
 
     @property
@@ -146,6 +147,11 @@ class Predictor:
     def missing_heads(self, specs: Mapping[str, HeadSpec]) -> list[str]:
         """Names in `specs` that have no head yet."""
         return [name for name in specs if name not in self._head_specs]
+
+    def after_steps(self, hook: Callable[..., None]) -> None:
+        """Call `hook` after every step of the optimiser from here on, also of those that `restore` makes."""
+        self._step_hooks.append(hook)
+        self.optimizer.register_step_post_hook(hook)
 
     def add_heads(self, specs: Mapping[str, HeadSpec]) -> None:
         """Create the heads that are missing, initialised from the predictor's seed and their name."""
@@ -197,9 +203,12 @@ class Predictor:
         self.num_steps = snapshot.num_steps
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             self.nets.encoder.parameters(), lr=self._learning_rate, weight_decay=self._weight_decay, fused=True
         )
+        for hook in self._step_hooks:
+            optimizer.register_step_post_hook(hook)
+        return optimizer
 
     def _find_map_scale(self) -> int:
         """Input pixels a cell of the feature map (at least 1), found by one pass without side effects."""

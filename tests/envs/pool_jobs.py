@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +14,8 @@ from envs.pool import WorkerPool
 from envs.processes import Processes
 from taskrl.assemble import Assembled
 from taskrl.errors import DataError
+
+LONG_ANSWER = 50_000_000  # bytes: no pipe holds it
 
 
 def number_of_knobs(assembled: Assembled, offset: int) -> int:
@@ -81,3 +84,13 @@ def ray_node(assembled: Assembled) -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
+
+
+def die_while_answering(assembled: Assembled, marker: str) -> bytes:
+    """Killed half a second after a long answer was begun to be sent; the second time nothing happens."""
+    if not os.path.exists(marker):
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
+        Path(marker).touch()
+    return bytes(LONG_ANSWER)

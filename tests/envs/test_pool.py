@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +152,16 @@ def test_a_result_that_cannot_be_sent_is_named(pool: WorkerPool) -> None:
     assert pool.result(0) > 0
 
 
+def test_a_worker_that_is_killed_in_the_middle_of_an_answer_is_replaced(well: Watched, tmp_path: Path) -> None:
+    well.pids()  # nobody is busy
+    well.pool.call(0, "run", pool_jobs.die_while_answering, str(tmp_path / "died"))
+    while not (tmp_path / "died").is_file():
+        time.sleep(0.05)
+    time.sleep(1.0)  # the pipe is full, and the worker dies waiting for a reader
+    assert len(well.pool.result(0)) == pool_jobs.LONG_ANSWER
+    assert well.warnings.pop().startswith("Worker 0 was killed by signal 9;")
+
+
 def test_closing_does_not_wait_for_a_hung_worker(well: Watched) -> None:
     pids = well.pids()
     well.pool.call(1, "run", pool_jobs.hang)
@@ -274,3 +285,13 @@ def test_batched_environments_play_the_episodes_of_separate_ones_up_to_rounding(
         np.testing.assert_allclose(together[1], plain[1], atol=0.02)
         for ours, theirs in zip(together[3], plain[3], strict=True):
             assert ours["spec"] == theirs["spec"] and ours["compute"] == theirs["compute"]
+
+
+def test_the_time_of_a_batch_is_divided_among_its_environments() -> None:
+    host = EnvHost(setup())
+    for env_id in range(4):
+        host.reset(env_id, 5)
+    chosen = random_actions(tiny_env(), 4, seed=3)
+    begun = time.perf_counter()
+    answers = host.step_all([(env_id, 0, action) for env_id, action in enumerate(chosen)])
+    assert 0 < sum(answer.timings["train_s"] for answer in answers) < time.perf_counter() - begun
