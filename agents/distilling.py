@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from agents.encoders import encode_on
+from agents.encoders import encode_on, scored_part
 from agents.progress import Reporter
 from agents.quality import LEAST_IMAGES
-from agents.transferring import Source, open_source, scored_part, training_of
+from agents.transferring import Source, open_source, training_of
 from taskrl.assemble import channel_statistics
 from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, DataError
@@ -172,7 +172,9 @@ def _judge(source: Source, config: ExperimentConfig, reads: list[str]) -> tuple[
     if splits.fitting is not None:
         fitting = splits.fitting
         remedy = "leave all labels out: --no-labels"
-        _, scored, labels = scored_part(source, config, "taskrl distill --final", reads, remedy)
+        _, scored, labels = scored_part(
+            splits, "taskrl distill --final", reads.append, test=config.final.test, remedy=remedy
+        )
 
         def linear(encoder: Encoder) -> float:
             encoder = encoder.to(device)

@@ -1,16 +1,20 @@
-"""Encoders that commands are given: fitted to images, and asked for features."""
+"""Encoders that commands are given: opened with images, fitted to them, and asked for features."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from taskrl.assemble import load_data
 from taskrl.config import ExperimentConfig
+from taskrl.data.splits import Splits, make_splits
 from taskrl.errors import DataError
 from taskrl.evaluation.accuracy import MAX_PIXEL_SIDE
+from taskrl.initial import open_encoder
 from taskrl.modalities.image.encoders import images_at_once, with_channels
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder
@@ -20,6 +24,48 @@ from taskrl.types import Encode, Inputs
 NUM_STATISTICS = 128
 NUM_TAKEN = 512
 LARGE_STEM_SIZE = 224  # what torchvision's own weights were trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An encoder and the images that it meets. config: with the size at which they are read. notes: what was assumed,
+    in sentences.
+    """
+
+    loaded: LoadedEncoder
+    config: ExperimentConfig
+    splits: Splits
+    notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image."""
+        return self.splits.pretraining.inputs.sample_shape
+
+
+def open_with_images(path: Path, architecture: str | None, config: ExperimentConfig) -> Opened:
+    """The encoder in `path` and the images of `config`. Raises TaskrlError where one of them cannot be opened, or they
+    do not fit.
+    """
+    loaded = open_encoder(path, architecture)
+    config, sized = at_own_size(loaded, config)
+    splits = make_splits(load_data(config), seed=config.data.split_seed)
+    fitted = fit_to_images(loaded, splits.pretraining.inputs.sample_shape)
+    return Opened(loaded=loaded, config=config, splits=splits, notes=(*splits.notes, *loaded.notes, *sized, *fitted))
+
+
+def scored_part(
+    splits: Splits, command: str, log: Callable[[str], None], *, test: bool, remedy: str = "name data with labels"
+) -> tuple[str, Inputs, Tensor]:
+    """Its name, and images and labels that accuracy is reported on: test images, whose read `log` is told of, or
+    validation images. Raises DataError, which ends in `remedy`, before any are read where they have no labels.
+    """
+    name = "test" if test else "validation"
+    if splits.scored_on(test=test) != name:
+        raise DataError(f"The {name} images of {splits.name} have no labels, and accuracy needs them; {remedy}.")
+    part = splits.open_test(log, command) if test else splits.validation
+    assert part.labels is not None  # scored_on has seen to it
+    return name, part.inputs, part.labels
 
 
 def fit_to_images(loaded: LoadedEncoder, shape: tuple[int, ...]) -> list[str]:

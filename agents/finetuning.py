@@ -12,8 +12,9 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
+from agents.encoders import scored_part
 from agents.progress import Reporter, TaskProgress
-from agents.transferring import Source, open_source, scored_part, training_of
+from agents.transferring import Source, open_source, training_of
 from taskrl.config import ExperimentConfig
 from taskrl.evaluation.accuracy import is_imbalanced
 from taskrl.evaluation.statistics import paired_difference
@@ -63,7 +64,7 @@ def finetune(
     draw_labelled(source.splits, options.labels_per_class, seed=config.seed)
     assert source.splits.fitting is not None  # draw_labelled has seen to it
     reads: list[str] = []
-    split, inputs, labels = scored_part(source, config, "taskrl finetune --final", reads, "name data with labels")
+    split, inputs, labels = scored_part(source.splits, "taskrl finetune --final", reads.append, test=config.final.test)
     for read in reads:
         reporter.say(read)
     rows: list[Row] = []
@@ -177,7 +178,8 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
     )
     table.add_column("")
     auroc = ("AUROC, %",) if imbalanced else ()
-    titles = ("accuracy, %", "fine-tuned minus it", "balanced, %", *auroc, "compute", "s")
+    compared, kind = ("balanced_accuracy", " (balanced)") if imbalanced else ("accuracy", "")
+    titles = ("accuracy, %", f"fine-tuned minus it{kind}", "balanced, %", *auroc, "compute", "s")
     for title in titles:
         table.add_column(title, justify="right")
     for name in (FINETUNED, SCRATCH, PROBE):
@@ -186,7 +188,7 @@ def _print(result: Mapping[str, Any], reporter: Reporter) -> None:
         def mean(key: str, mine: list[Row] = mine) -> float:
             return fmean(row[key] for row in mine)
 
-        difference = next((d for d in differences if (d["minus"], d["measure"]) == (name, "accuracy")), None)
+        difference = next((d for d in differences if (d["minus"], d["measure"]) == (name, compared)), None)
         cells = [f"{mean('accuracy'):.1f}", "" if difference is None else interval_text(difference)]
         cells.append(f"{mean('balanced_accuracy'):.1f}")
         if imbalanced:

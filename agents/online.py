@@ -42,11 +42,10 @@ class OnlinePolicy:
     In the second half of the run nothing is tried any more: the best task under the posterior mean is played.
     """
 
-    def __init__(self, space: TaskSpace, *, seed: int, prior_strength: float = PRIOR_STRENGTH) -> None:
+    def __init__(self, space: TaskSpace, *, seed: int) -> None:
         """space: of the canonical codec."""
         self._space = space
-        self._prior_strength = prior_strength
-        self._features = TaskFeatures(space, prior_strength, drift=DRIFT)
+        self._features = TaskFeatures(space, PRIOR_STRENGTH, drift=DRIFT)
         self._memory = Memory(self._features.prior_mean)
         self._rng = numpy_generator(seed, "online policy")
         self._progress = ObservationBuilder(space).names.index("progress")
@@ -91,7 +90,7 @@ class OnlinePolicy:
         """
         spec = self._settled(float(observation[self._progress]))
         if spec is None:
-            rows = prior_probabilities(self._space, self._prior_strength)
+            rows = prior_probabilities(self._space, PRIOR_STRENGTH)
         else:
             levels = zip(self._space.parts, self._space.level_indices(spec), strict=True)
             rows = [np.eye(len(part.levels))[level] for part, level in levels]

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.encoders import at_own_size, encode_on, features_of, fit_to_images, raw_pixels, set_statistics
+from agents.encoders import encode_on, features_of, open_with_images, raw_pixels, scored_part, set_statistics
 from agents.progress import Reporter
-from taskrl.assemble import find_device, load_data
+from taskrl.assemble import find_device
 from taskrl.config import ExperimentConfig
-from taskrl.data.splits import Splits, make_splits
+from taskrl.data.splits import Splits
 from taskrl.errors import ConfigError, DataError
 from taskrl.evaluation.accuracy import IMBALANCED, Accuracy, is_imbalanced, measure
 from taskrl.evaluation.few_shot import (
@@ -25,7 +25,6 @@ from taskrl.evaluation.few_shot import (
     few_shot,
 )
 from taskrl.evaluation.statistics import Interval
-from taskrl.initial import open_encoder
 from taskrl.modalities.image.state_dicts import LoadedEncoder, untrained_like
 from taskrl.types import Inputs
 
@@ -113,29 +112,20 @@ def probe(
     floors. Raises ConfigError, DataError or RunFolderError.
     """
     device = find_device(config.predictor.device)
-    loaded = open_encoder(path, architecture)
-    config, sized = at_own_size(loaded, config)
-    splits = make_splits(load_data(config), seed=config.data.split_seed)
-    shape = splits.pretraining.inputs.sample_shape
-    notes = [*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape)]
+    opened = open_with_images(path, architecture, config)
+    loaded, config, splits = opened.loaded, opened.config, opened.splits
     if splits.fitting is None:
         raise DataError(f"{splits.unlabelled}, and accuracy needs them; name data with labels.")
-    split = "test" if config.final.test else "validation"
-    if splits.scored_on(test=config.final.test) != split:
-        raise DataError(
-            f"The {split} images of {splits.name} have no labels, and accuracy needs them; name data with labels."
-        )
     if len(class_sizes(splits.fitting.labels)) < 2:
         raise DataError(f"{splits.name} has one class, and accuracy needs two; name data with more classes.")
-    scored = splits.open_test(reporter.say, "taskrl probe --final") if config.final.test else splits.validation
-    assert scored.labels is not None  # scored_on has seen to it
+    split, inputs, labels = scored_part(splits, "taskrl probe --final", reporter.say, test=config.final.test)
     encode = encode_on(loaded.encoder.to(device), device)
-    pair = features_of(splits.fitting.inputs, encode), features_of(scored.inputs, encode)
-    truth = splits.fitting.labels, scored.labels
+    pair = features_of(splits.fitting.inputs, encode), features_of(inputs, encode)
+    truth = splits.fitting.labels, labels
     kept, skipped = _possible(few, splits)
     tables: list[dict[str, FewShot]] = []
     if kept:
-        features = {"encoder": pair, **_floors(loaded, splits, scored.inputs, device)}
+        features = {"encoder": pair, **_floors(loaded, splits, inputs, device)}
         with reporter.task("few labels", len(kept) * NUM_DRAWS * len(features), "fit") as progress:
             for count in kept:
                 tables.append(few_shot(features, *truth, count, seed=splits.split_seed, advance=progress.advance))
@@ -144,7 +134,7 @@ def probe(
         "architecture": loaded.config["architecture"],
         "data": splits.name,
         "split": split,
-        "sample_shape": list(shape),
+        "sample_shape": list(opened.shape),
         "num_fitted": len(truth[0]),
         "num_scored": len(truth[1]),
     }
@@ -154,7 +144,7 @@ def probe(
         accuracy=accuracy,
         imbalanced=is_imbalanced(truth[1], truth[0]),
         few=tables,
-        notes=(*notes, *skipped),
+        notes=(*opened.notes, *skipped),
     )
 
 

@@ -58,9 +58,9 @@ class TaskProgress:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, note: str = "", count: int = 1) -> None:
-        """`count` units more."""
-        self._done += count
+    def advance(self, note: str = "") -> None:
+        """One unit more."""
+        self._done += 1
         elapsed = max(time.monotonic() - self._started, 1e-6)
         rate = self._done / elapsed
         if self._bar:

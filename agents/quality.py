@@ -9,15 +9,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from agents.encoders import at_own_size, check_finite, encode_on, fit_to_images, readable, set_statistics
+from agents.encoders import check_finite, encode_on, open_with_images, readable, set_statistics
 from agents.progress import Reporter
-from taskrl.assemble import load_data
 from taskrl.config import ExperimentConfig
-from taskrl.data.splits import make_splits
 from taskrl.errors import DataError
 from taskrl.evaluation.collapse import effective_rank, feature_std, uniformity
 from taskrl.evaluation.panel import Panel, Part
-from taskrl.initial import open_encoder
 from taskrl.measuring import full_panel
 from taskrl.modalities.image.modeling import Encoder
 from taskrl.modalities.image.state_dicts import untrained_like
@@ -78,11 +75,8 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
     The encoder's batch-norm statistics are kept as they are. The untrained one's are as initialised or of clean
     pretraining images, whichever gives the larger total: a floor that leaves no doubt. Raises ConfigError or DataError.
     """
-    loaded = open_encoder(path, architecture)
-    config, sized = at_own_size(loaded, config)
-    splits = make_splits(load_data(config), seed=config.data.split_seed)
-    shape = splits.pretraining.inputs.sample_shape
-    notes = [*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape)]
+    opened = open_with_images(path, architecture, config)
+    loaded, config, splits, shape = opened.loaded, opened.config, opened.splits, opened.shape
     num_images = min(len(splits.probe.inputs), config.reward.panel_images)
     if num_images < LEAST_IMAGES:
         raise DataError(
@@ -106,7 +100,7 @@ def judge(path: Path, architecture: str | None, config: ExperimentConfig) -> Jud
         "goal": config.reward.goal,
     }
     untrained = max(floors, key=lambda floor: floor.total)
-    return Judged(facts=facts, notes=tuple(notes), parts=panel.parts, encoder=reading, untrained=untrained)
+    return Judged(facts=facts, notes=opened.notes, parts=panel.parts, encoder=reading, untrained=untrained)
 
 
 def _read(panel: Panel, data: ProbeData, encoder: Encoder, device: torch.device) -> PanelReading:

@@ -18,6 +18,7 @@ PIXELS = "pixels"
 FLOORS = (SUPERVISED, UNTRAINED)
 ACCURACY, BALANCED, QUALITY = "linear_accuracy", "balanced_accuracy", "quality"
 BROKEN_MARGIN = 2.0
+ABOUT_EQUAL = 0.05
 FEWEST_PAIRS, FEWEST_FOR_LITTLE = 5, 10  # of two equal methods, one is ahead in all 5 pairs once in 16 times
 Row = Mapping[str, Any]
 
@@ -150,13 +151,19 @@ def _same_scores(rows: Sequence[Row]) -> bool:
 
 def _compute_of(rows: Sequence[Row]) -> str:
     """With how much training the two were compared."""
-    ours, theirs = (
-        [row.get("num_decisions", 0) for row in rows if row["generator"] == name] for name in (LEARNED, REFERENCE)
-    )
+    pair = [[row for row in rows if row["generator"] == name] for name in (LEARNED, REFERENCE)]
+    ours, theirs = ([row["num_decisions"] for row in found] for found in pair)
     whole = all(row.get("planned_decisions") == row["num_decisions"] for row in rows)
     if ours == theirs or whole:
-        return "at equal training compute"
+        return training_compute(*pair)
     return f"(each stopped by its own quality, after {fmean(ours):.1f} and {fmean(theirs):.1f} decisions on average)"
+
+
+def training_compute(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    """With how much training compute the first were compared with the second."""
+    times = fmean([row["train_flops"] for row in ours]) / fmean([row["train_flops"] for row in theirs])
+    equal = abs(times - 1) <= ABOUT_EQUAL
+    return "at equal training compute" if equal else f"with {times:.2f} times its training compute"
 
 
 def warnings_of(rows: Sequence[Row]) -> list[str]:

@@ -215,7 +215,7 @@ def _finals(session: Session, spent: Mapping[str, Any] | None) -> list[StoredFin
 def _yardsticks(session: Session) -> list[Generator]:
     named = [
         Generator(name=PRIOR, source=str(session.run.checkpoints / PRIOR)) if name == PRIOR else generator_named(name)
-        for name in session.config.final.generators
+        for name in dict.fromkeys(session.config.final.generators)
         if name != PRIOR or session.config.mode == SEARCH
     ]
     has_policy = session.config.mode == SEARCH or session.run.policy.is_dir()

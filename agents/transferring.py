@@ -7,18 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.encoders import at_own_size, check_finite, encode_on, fit_to_images, readable
+from agents.encoders import check_finite, encode_on, open_with_images, readable
 from agents.progress import Reporter
-from taskrl.assemble import find_device, load_data
+from taskrl.assemble import find_device
 from taskrl.config import ExperimentConfig
-from taskrl.data.splits import Splits, make_splits
-from taskrl.errors import ConfigError, DataError
-from taskrl.initial import open_encoder
+from taskrl.data.splits import Splits
+from taskrl.errors import ConfigError
 from taskrl.modalities.image.encoders import with_channels
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import check_place, refuse_existing
 from taskrl.transfer.training import Training, view_levels
-from taskrl.types import Inputs
 
 NUM_EXAMPLES = 8
 
@@ -55,23 +53,20 @@ def open_source(
     check_place(out)
     if seeds < 1:
         raise ConfigError(f"{seeds} seeds train nothing; give --seeds at least 1.")
-    loaded = open_encoder(path, architecture)
-    config, sized = at_own_size(loaded, config)
-    splits = make_splits(load_data(config), seed=config.data.split_seed)
-    inputs = splits.pretraining.inputs
-    shape, device = inputs.sample_shape, find_device(config.predictor.device)
-    notes = (*splits.notes, *loaded.notes, *sized, *fit_to_images(loaded, shape))
+    opened = open_with_images(path, architecture, config)
+    loaded, inputs = opened.loaded, opened.splits.pretraining.inputs
+    device = find_device(config.predictor.device)
     example = with_channels(inputs.take(torch.arange(min(NUM_EXAMPLES, len(inputs)))), loaded.encoder)
-    with readable(shape):
+    with readable(opened.shape):
         check_finite(encode_on(loaded.encoder.to(device).eval(), device)(example))
-    for note in notes:
+    for note in opened.notes:
         reporter.say(f"Note: {note}.")
     return Source(
         name=str(path),
         loaded=loaded,
-        splits=splits,
-        shape=shape,
-        notes=notes,
+        splits=opened.splits,
+        shape=opened.shape,
+        notes=opened.notes,
         device=device,
         example=example,
     )
@@ -90,19 +85,3 @@ def training_of(source: Source, config: ExperimentConfig, steps: int, views: str
         device=source.device,
         precision=precision,
     )
-
-
-def scored_part(
-    source: Source, config: ExperimentConfig, command: str, reads: list[str], remedy: str
-) -> tuple[str, Inputs, Tensor]:
-    """Its name, and images and labels that accuracy is reported on: test images with `final.test`, whose read goes to
-    `reads`, else validation images. Raises DataError, which ends in `remedy`, before any are read where they have no
-    labels.
-    """
-    splits = source.splits
-    name = "test" if config.final.test else "validation"
-    if splits.scored_on(test=config.final.test) != name:
-        raise DataError(f"The {name} images of {splits.name} have no labels; {remedy}.")
-    part = splits.open_test(reads.append, command) if config.final.test else splits.validation
-    assert part.labels is not None  # scored_on has seen to it
-    return name, part.inputs, part.labels

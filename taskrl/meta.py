@@ -60,8 +60,8 @@ class ObservationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MetaProblem:
-    """Everything that a task generator acts on. The parts are shared: RL uses `make_env`, gradient-based
-    optimisers the rest.
+    """Everything that a task generator acts on: the environment is made of it (envs/factory.py), and optimisers that
+    need no environment find the same parts here.
 
     make_predictor: fresh predictor from a seed. calibration: frozen clean pretraining images for batch-norm statistics
     and the collapse signals. reference_step_flops: one training step of the reference recipe, the unit of an episode's
@@ -85,7 +85,6 @@ class MetaProblem:
     reward: RewardSignal
     meter: FlopMeter
     reference_step_flops: int
-    make_env: Callable[["MetaProblem"], Any] | None = None
     hidden: Probe | None = None
     hidden_data: ProbeData | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

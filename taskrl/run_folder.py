@@ -110,10 +110,6 @@ class RunFolder:
         """The configuration as it was resolved."""
         return load_config(self.config_file)
 
-    def write_config(self, config: ExperimentConfig) -> None:
-        """Replace config.yaml in one step."""
-        write_atomically(self.config_file, dump_config(config))
-
     def result(self) -> dict[str, Any]:
         """result.json. Raises RunFolderError when the run has not finished, or the file is damaged."""
         if not self.result_file.is_file():

@@ -9,14 +9,23 @@ from typing import Any
 from agents.compare.methods import REFERENCE_TOTAL
 from agents.compare.table import VALIDATION_BALANCED, Row, difference, pairs, rows_of, validated_by
 from agents.final import SUPERVISED, UNTRAINED
-from agents.summary import LEARNED, QUALITY, REFERENCE, ends_of, interval_text, measured_by, too_few
+from agents.summary import (
+    ABOUT_EQUAL,
+    LEARNED,
+    QUALITY,
+    REFERENCE,
+    ends_of,
+    interval_text,
+    measured_by,
+    too_few,
+    training_compute,
+)
 from taskrl.evaluation.statistics import Interval, hierarchical_ratio
 from taskrl.report_figures import counted
 
 BENCH = "cluttered-digits"
 FEWEST_SEARCHES = 3
 SEARCHES_ON_BENCH, ENCODERS_ON_BENCH = 5, 30  # docs/protocol.md
-ABOUT_EQUAL = 0.05
 PASSED, FAILED, OPEN, REPORTED = "passed", "failed", "not measured", "reported"
 ABOVE, NOT_WORSE, NO_GAIN, CUT, REPORT = "above", "not worse", "no gain", "error cut", "report"
 
@@ -316,9 +325,7 @@ def _compute(rows: Sequence[Row], claim: Claim, theirs: str, length: int) -> flo
 
 def _at_compute(rows: Sequence[Row], length: int) -> str:
     """With how much training the learned policy's encoders were compared: those that stop early have another length."""
-    ours, theirs = (fmean([row["train_flops"] for row in rows_of(rows, name, length)]) for name in (LEARNED, REFERENCE))
-    equal = abs(ours / theirs - 1) <= ABOUT_EQUAL
-    return "at equal training compute" if equal else f"with {ours / theirs:.2f} times its training compute"
+    return training_compute(rows_of(rows, LEARNED, length), rows_of(rows, REFERENCE, length))
 
 
 def _num_pairs(rows: Sequence[Row], ours: str, theirs: str, length: int) -> int:

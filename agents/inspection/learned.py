@@ -66,7 +66,7 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
     if is_comparison(path):
         specs = _chosen_specs(run, result)
         decisions = [_certain(spec) for spec in specs]
-        planned = len(specs)
+        planned = max(config.final.decisions, len(specs))
         card |= {name: result["encoder"][name] for name in ("method", "train_seed")}
     else:
         if not parts:

@@ -61,9 +61,7 @@ def thinned(states: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(states[rows])
 
 
-def permuted(
-    ask: Ask, states: NDArray[np.float32], entries: Sequence[Entry], seed: int = 0
-) -> dict[str, dict[str, float]]:
+def permuted(ask: Ask, states: NDArray[np.float32], entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
     """Choice -> entry -> mean distance between the probabilities on the states and on the same with that entry dealt
     out anew among them; the entry "" is all of them at once. Mean over states and 20 seeded permutations.
 
@@ -71,7 +69,7 @@ def permuted(
     """
     before = ask(states)
     everything = Entry("", tuple(range(states.shape[1])))
-    orders = [numpy_generator(seed, "permuted states", i).permutation(len(states)) for i in range(NUM_PERMUTATIONS)]
+    orders = [numpy_generator(0, "permuted states", i).permutation(len(states)) for i in range(NUM_PERMUTATIONS)]
     found: dict[str, dict[str, float]] = {choice: {} for choice in before}
     for entry in (everything, *entries):
         columns = list(entry.columns)

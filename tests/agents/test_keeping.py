@@ -141,7 +141,13 @@ def test_a_comparison_with_early_stops_says_so_and_keeps_both_encoders(tmp_path:
 )
 def test_the_verdict_claims_equal_compute_only_where_it_was_equal(theirs: int, said: str) -> None:
     rows = [
-        {"generator": name, "train_seed": seed, "linear_accuracy": accuracy + seed, "num_decisions": num}
+        {
+            "generator": name,
+            "train_seed": seed,
+            "linear_accuracy": accuracy + seed,
+            "num_decisions": num,
+            "train_flops": num,
+        }
         for name, accuracy, num in (("learned", 80.0, 6), ("reference", 70.0, theirs))
         for seed in range(5)
     ]

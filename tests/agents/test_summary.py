@@ -68,6 +68,14 @@ def test_few_seeds_and_small_differences_are_not_judged() -> None:
     assert "; not judged against the one hand-turned knob fixed:no-mirror (+0.5)." in verdict([*pair, *hand], "test")
 
 
+def test_a_run_that_trained_longer_is_not_called_equal() -> None:
+    rows = [
+        {**one, "train_flops": 8 if one["generator"] == "learned" else 10}
+        for one in run_of(learned=80.0, reference=70.0)
+    ]
+    assert "beats the reference recipe with 0.80 times its training compute: +10.0" in verdict(rows, "test")
+
+
 def test_a_supervised_floor_that_nothing_scores_is_no_trouble() -> None:
     """Labelled probe images and unlabelled test images: only quality is left, which that floor has none of."""
     rows = [row(name, None, seed) for name in ("learned", "reference") for seed in range(2)]

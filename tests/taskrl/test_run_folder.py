@@ -58,14 +58,6 @@ def test_a_folder_without_configuration_is_no_run(tmp_path: Path) -> None:
             RunFolder.open(path)
 
 
-def test_the_resolved_configuration_replaces_the_first(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", CONFIG)
-    resolved = load_config(given={"seed": 6})
-    folder.write_config(resolved)
-    assert folder.config() == resolved
-    assert sorted(path.name for path in folder.path.iterdir()) == ["artifacts", "checkpoints", "config.yaml"]
-
-
 def test_a_run_without_result_says_how_to_finish_it(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", CONFIG)
     with pytest.raises(RunFolderError, match=r"no result\.json yet; finish it with: taskrl resume"):
