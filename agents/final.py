@@ -16,7 +16,7 @@ from agents.online import ONLINE, OnlinePolicy, online_episode
 from agents.policy import load_policy
 from agents.profile import profile_spec
 from agents.rollout import Trace, run_episode
-from agents.schedule import SchedulePolicy, load_schedule
+from agents.schedule import YAML, SchedulePolicy, load_schedule
 from envs.factory import make_env
 from envs.reference import reference_curve, refuse_ruined
 from taskrl.assemble import Assembled, task_space
@@ -41,7 +41,6 @@ SUPERVISED = "supervised"
 HARD_VIEWS = "hard-views"
 PROFILE = "profile"
 FIXED = "fixed:"
-YAML = (".yaml", ".yml")
 NAMED = ("reference", "random", HARD_VIEWS, PROFILE, ONLINE)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from agents.final import (
     FIXED,
     NAMED,
-    YAML,
     FinalJob,
     FinalResult,
     Generator,
@@ -21,6 +20,7 @@ from agents.keeping import BEST, LAST, stop_notes
 from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
+from agents.schedule import YAML
 from agents.session import data_notes, decision_metrics, pretraining_file
 from agents.sitting import Sitting, sitting
 from taskrl.assemble import Assembled, assemble, load_data, with_reward

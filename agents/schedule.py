@@ -19,6 +19,7 @@ from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
 SCHEDULE = "schedule.yaml"
+YAML = (".yaml", ".yml")
 FORMAT_VERSION = 1
 MAX_ROWS = 1000
 TOLERANCE = 1e-4

@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.compare.folder import is_comparison
 from agents.compare.outcome import comparison_result
-from agents.schedule import save_schedule, schedule_content
+from agents.schedule import YAML, save_schedule, schedule_content
 from taskrl.assemble import task_space
 from taskrl.config import ExperimentConfig
 from taskrl.errors import ConfigError, RunFolderError
@@ -22,7 +22,6 @@ from taskrl.tasks.spec import TaskSpec
 
 MAX_DEFAULT_ROWS = 12
 NEGLIGIBLE = 1e-4
-YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)

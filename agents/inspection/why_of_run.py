@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.compare.folder import is_comparison
-from agents.final import FIXED, NAMED, YAML
+from agents.final import FIXED, NAMED
 from agents.inspection.explaining import explained
 from agents.inspection.learned import image_shape
 from agents.inspection.observed import Observed
 from agents.online import ONLINE
 from agents.policy import SB3TaskPolicy, load_policy
-from agents.schedule import SCHEDULE
+from agents.schedule import SCHEDULE, YAML
 from agents.session import pretraining_file
 from taskrl.assemble import Assembled, task_space
 from taskrl.config import ExperimentConfig
