@@ -134,7 +134,7 @@ def assemble(
             "to them; give more classes or more groups, or pass --no-labels."
         )
     if config.reward.probe in LABELLED_PROBES:
-        splits = dataclasses.replace(splits, notes=(*splits.notes, *_classes_without_pay(splits)))
+        splits = dataclasses.replace(splits, notes=(*splits.notes, *_without_pay(splits)))
     statistics = channel_statistics(splits.pretraining.inputs)
     config = tuned(config, lambda candidate: _problem(candidate, splits, statistics, codec), shape, alone)
     _, encoder_config = _encoder(config, shape, statistics, seed=0)
@@ -229,10 +229,16 @@ def _classes(splits: Splits) -> tuple[int, int]:
     return len(splits.probe.labels.unique()), len(splits.fitting.labels.unique())
 
 
-def _classes_without_pay(splits: Splits) -> tuple[str, ...]:
-    """A note where the labels that the reward reads lack some of the classes."""
-    there, known = _classes(splits)
-    return (f"probe images have {there} of {known} classes; the reward sees none of the others",) * (there < known)
+def _without_pay(splits: Splits) -> tuple[str, ...]:
+    """Notes on what the labels that the reward reads cannot show."""
+    (there, known), groups = _classes(splits), splits.probe.groups
+    notes = [f"probe images have {there} of {known} classes; the reward sees none of the others"] * (there < known)
+    if groups is not None and len(groups.unique()) == 1:
+        notes.append(
+            "all probe images are of one group, so that the reward sees what tells classes apart within it, and not "
+            "what holds for other groups; give more groups"
+        )
+    return tuple(notes)
 
 
 def _refuse_constant(splits: Splits, data: ProbeData) -> None:

@@ -256,6 +256,17 @@ def test_classes_that_no_probe_image_has_are_a_note_where_labels_pay() -> None:
         assert any("probe images have 3 of 4 classes" in note for note in notes) == told
 
 
+def test_probe_images_of_one_group_are_a_note_where_labels_pay() -> None:
+    """Five speakers, each of whom says all words: one of them is left for the probe."""
+    groups, labels = torch.arange(500) // 100, torch.arange(500) % 4
+    data = RawDataset(name="words", train=Part(inputs=InMemory(blobs(labels, size=8)), labels=labels, groups=groups))
+    told = assemble(config(reward__probe="ridge"), data).splits
+    assert told.probe.groups is not None and len(told.probe.groups.unique()) == 1
+    assert [note for note in told.notes if "all probe images are of one group" in note and "more groups" in note]
+    silent = assemble(config(reward__probe="panel"), data).splits
+    assert not [note for note in silent.notes if "one group" in note]
+
+
 def test_same_seed_same_predictor_and_another_seed_another(tiny_problem: MetaProblem) -> None:
     first, again, other = (dict(tiny_problem.make_predictor(seed).nets.state_dict()) for seed in (1, 1, 2))
     assert same_tensors(first, again) and not same_tensors(first, other)
