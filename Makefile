@@ -18,8 +18,9 @@ demo: setup
 	@if [ -e "$(RUN)" ]; then mv "$(RUN)" "$(RUN)-$$(date +%Y%m%d-%H%M%S)"; fi
 	$(BIN)/taskrl train --config configs/demo.yaml --out "$(RUN)" --final
 
+# Two processes, a file's tests in one of them: tests of a file share what they made.
 test: setup
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

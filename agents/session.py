@@ -19,7 +19,7 @@ from taskrl.data.fingerprint import images_fingerprint
 from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, typed
 from taskrl.initial import initial_encoder
-from taskrl.measuring import labels_a_class
+from taskrl.measuring import independent_labels
 from taskrl.run_folder import RunFolder, write_result
 from taskrl.tasks.spec import TaskSpec
 from taskrl.tracking import Tracker, open_tracker
@@ -132,9 +132,10 @@ def data_notes(assembled: Assembled) -> list[str]:
     begun = initial_encoder(predictor, size).notes if predictor.init else ()
     reward = assembled.config.reward
     few: tuple[str, ...] = ()
-    there = labels_a_class(splits.probe, reward.labels_per_class)
+    there = independent_labels(splits.probe)
     if reward.probe == "few" and there < reward.labels_per_class:
-        few = (f"about {there} probe labels a class, which the reward mixes with the label-free panel",)
+        what = "labels" if splits.probe.groups is None else "labels of different groups"
+        few = (f"about {there} probe {what} a class, which the reward mixes with the label-free panel",)
     unread: tuple[str, ...] = ()
     if assembled.config.final.test and splits.scored_on(test=True) == "probe":
         unread = ("--final reads no test image where there are no labels; encoders have a quality, on probe images",)

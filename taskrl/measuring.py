@@ -64,7 +64,7 @@ def judges(
         return (solved, asked), (unseen, asked)
     size = "reward"
     if settings.probe == "few":
-        num = labels_a_class(split, settings.labels_per_class)
+        num = min(settings.labels_per_class, independent_labels(split))
         size = f"few_{max(few for few in FEW_LABELS if few <= num)}"
     paid = panel(size)
     asked = questions(*paid.parts, BUSY_COPY, hidden)
@@ -74,17 +74,25 @@ def judges(
     return (paid, asked), (unseen, asked)
 
 
-def labels_a_class(split: ProbeSplit, cap: int) -> int:
-    """Labels of a typical class (the median) that a probe may read; 0 where there are none."""
+def independent_labels(split: ProbeSplit) -> int:
+    """Labels of a typical class (the median), those of one group counted once, since near copies tell nothing of other
+    groups; 0 where there are none.
+    """
     if split.labels is None:
         return 0
-    counts = torch.bincount(split.labels)
-    return min(cap, int(counts[counts > 0].median()))
+    if split.groups is None:
+        return _of_a_typical_class(split.labels)
+    return _of_a_typical_class(torch.stack([split.labels, split.groups]).unique(dim=1)[0])
+
+
+def _of_a_typical_class(labels: Tensor) -> int:
+    counts = torch.bincount(labels)
+    return int(counts[counts > 0].median())
 
 
 def labels_are_few(split: ProbeSplit, cap: int) -> bool:
     """Whether labels alone, at most `cap` a class, are too few to pay by."""
-    return cap < ENOUGH_LABELS or labels_a_class(split, cap) < FEWEST_THERE
+    return cap < ENOUGH_LABELS or independent_labels(split) < FEWEST_THERE
 
 
 def observed_parts(probe: Probe) -> tuple[dict[str, tuple[float, float]], bool]:
@@ -131,7 +139,8 @@ def _labelled(config: ExperimentConfig, split: ProbeSplit, device: torch.device)
     everything = capped.inputs.take(torch.arange(len(capped.inputs)))
     cap = settings.labels_per_class
     if labels_are_few(split, cap):  # so few that each counts: one a class is left out at a time
-        fold = label_folds(capped.labels, capped.groups, min(labels_a_class(split, cap), MAX_FOLDS), seed=seed)
+        num_folds = min(cap, _of_a_typical_class(capped.labels), MAX_FOLDS)
+        fold = label_folds(capped.labels, capped.groups, num_folds, seed=seed)
     else:
         fold = folds(len(everything), capped.labels, capped.groups, settings.num_folds, seed=seed)
     return ProbeData(inputs=everything.to(device), labels=capped.labels.to(device), folds=fold.to(device))

@@ -15,6 +15,7 @@ from taskrl.data.splits import Probe
 from taskrl.errors import ConfigError, DataError
 from taskrl.evaluation.panel import Panel, calibrated
 from taskrl.evaluation.probes import RidgeProbe
+from taskrl.measuring import judges
 from taskrl.meta import MetaProblem
 from taskrl.tasks.space import Codec
 from tests.builders import blob_dataset, blobs, random_images, same_tensors
@@ -183,6 +184,22 @@ def test_few_labels_are_mixed_with_the_panel_whatever_they_are_few_by(
     there: tuple[int, ...], cap: int, probe: str
 ) -> None:
     assert resolve(config(reward__labels_per_class=cap), probe_images(*there)).reward.probe == probe
+
+
+@pytest.mark.parametrize(
+    ("frames", "probe", "size"), [(1, "ridge", ""), (4, "ridge", ""), (5, "few", "few_5"), (40, "few", "few_1")]
+)
+def test_labels_of_one_group_count_once(frames: int, probe: str, size: str) -> None:
+    """40 probe images of each class, so many of them frames of one track."""
+    images = probe_images(40, 40)
+    tracks = dataclasses.replace(images, groups=torch.arange(80) // frames)
+    asked = config(reward__labels_per_class=30)
+    assert resolve(asked, images).reward.probe == "ridge" and resolve(asked, tracks).reward.probe == probe
+    if size:
+        paid, data = judges(resolve(asked, tracks), tracks, images.inputs, (), torch.device("cpu"))[0]
+        label = "one_label" if size == "few_1" else "labels"
+        assert isinstance(paid, Panel) and paid.parts[label] == calibrated("frozen", size)[label]
+        assert data.labels is not None and torch.bincount(data.labels).tolist() == [30, 30], "all of them are read"
 
 
 @pytest.mark.parametrize(("num", "size"), [(400, "few_10"), (240, "few_5"), (80, "few_1")])
