@@ -63,13 +63,27 @@ def search(session: Session) -> dict[str, Any]:
         "reference_qualities": reached,
         "wall_seconds": round(optimizer.seconds, 2),
         "overhead_share": round(optimizer.overhead_share, 4),
+        "warning": falling_reference(curve[0], curve[-1]),
     }
     session.reporter.say(
         f"Search took {duration(spent['wall_seconds'])}; {100 * spent['overhead_share']:.1f} % of its decisions' "
         "time was not training (measuring, policy, log)."
     )
+    if spent["warning"]:
+        session.reporter.say(f"Warning: {spent['warning']}")
     write_result(record, spent)
     return spent
+
+
+def falling_reference(before: float, after: float) -> str | None:
+    """What to think of a quality that was `before` and `after` an episode of the reference; None where it rose."""
+    if after > before:
+        return None
+    return (
+        f"quality fell from {before:.3f} to {after:.3f} while the reference recipe trained for an episode: either it "
+        "does harm, or what is paid says little and the search was led astray; give more labels (of more groups), or "
+        "longer episodes, or pay without labels (--probe panel)."
+    )
 
 
 def _without_gain(problem: MetaProblem, episode: EpisodeConfig) -> float:

@@ -114,7 +114,11 @@ def finish(
         "data": assembled.data_name,
         "split": split,
         "verdict": verdict(rows, split) if rows else _policy_alone(run),
-        "notes": [*(warnings_of(rows) if rows else []), *pixel_notes(table, config.data), *_doubts(noise, validity)],
+        "notes": [
+            *(warnings_of(rows) if rows else []),
+            *pixel_notes(table, config.data),
+            *_doubts(noise, search, validity),
+        ],
         "rows": rows,
         "table": table,
         "floors": {"pixels": pixels},
@@ -176,8 +180,8 @@ def trust_sentences(result: Mapping[str, Any]) -> list[str]:
     return [*([noise["sentence"]] if noise else []), *(validity["sentences"] if validity else [])]
 
 
-def _doubts(noise: Mapping[str, Any] | None, validity: Mapping[str, Any] | None) -> list[str]:
-    return [record["warning"] for record in (noise, validity) if record and record["warning"]]
+def _doubts(*records: Mapping[str, Any] | None) -> list[str]:
+    return [record["warning"] for record in records if record and record.get("warning")]
 
 
 def _policy_alone(run: RunFolder) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import math
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from agents import policy_search
+from agents.policy_search import falling_reference
 from agents.pretraining import pretrain
 from agents.results import StoredFinal
 from agents.training import train
@@ -269,3 +272,15 @@ def test_a_stored_final_comes_back_equal(tmp_path: Path) -> None:
     final = StoredFinal({"generator": "learned", "quality": 0.5}, ["{}"], [0.1, 0.5], [{"crop": [0.25, 0.75]}])
     final.write(tmp_path / "final.json")
     assert dataclasses.asdict(StoredFinal.read(tmp_path / "final.json")) == dataclasses.asdict(final)
+
+
+def test_a_quality_that_falls_while_the_reference_learns_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few labels of few groups can pay for features that say nothing; a quality that rises is no news."""
+    monkeypatch.setattr(policy_search, "mean_curve", lambda curves: [-0.02, -0.03, -0.04])
+    said = io.StringIO()
+    run = train(tiny_config(final__seeds=0, agent__episodes=2), tmp_path / "run", quiet(said))
+    sentence = "quality fell from -0.020 to -0.040 while the reference recipe trained"
+    assert sentence in said.getvalue() and [note for note in run.result()["notes"] if sentence in note]
+    assert falling_reference(0.1, 0.2) is None and falling_reference(0.1, 0.1)
