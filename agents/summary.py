@@ -116,7 +116,8 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     turned = difference(rows, LEARNED, hand) if hand else None
     if hand and turned:
         relation = "above" if turned.low > 0 else "below" if turned.high < 0 else "level with"
-        relation = "not judged against" if _judged_by_too_few(rows, hand, turned) else relation
+        if relation != "level with" and _judged_by_too_few(rows, hand, turned):
+            relation = "not judged against"
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
     searched = any(row.get("search_flops") for row in rows)
     return sentence + "." + (" The search is not in this comparison; its compute is in the table." if searched else "")
