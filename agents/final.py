@@ -80,9 +80,14 @@ class FinalResult:
     test_reads: tuple[str, ...]
 
 
+def is_recipe(name: str) -> bool:
+    """Whether `name` is fixed:RECIPE; a recipe of nothing is none."""
+    return name.startswith(FIXED) and name != FIXED
+
+
 def generator_named(name: str) -> Generator:
     """The generator for a name of the configuration. Raises ConfigError for an unknown one."""
-    if name in NAMED or (name.startswith(FIXED) and name != FIXED):
+    if name in NAMED or is_recipe(name):
         return Generator(name=name, source=name)
     raise ConfigError(
         f"Unknown generator {name!r}; known: {', '.join(NAMED)}, prior, fixed:RECIPE (e.g. fixed:no-mirror)."

@@ -81,9 +81,9 @@ def _too_long(config: ExperimentConfig, final_steps: int, what: str, remedy: str
     share = config.agent.episodes * config.episode.num_steps / final_steps
     if share <= LARGEST_SHARE:
         return []
+    times = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
     return [
-        f"Note: the search trains {f'{share:.0f}' if share >= 10 else f'{share:.2g}'} times as long as {what}; at most "
-        f"{LARGEST_SHARE:g} times is advised. {remedy}"
+        f"Note: the search trains {times} times as long as {what}; at most {LARGEST_SHARE:g} times is advised. {remedy}"
     ]
 
 

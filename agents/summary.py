@@ -101,7 +101,7 @@ def verdict(rows: Sequence[Row], split: str) -> str:
         )
     text = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}] {what}"
     at = _compute_of(rows)
-    few = _judged_by_too_few(rows, REFERENCE, gap)
+    few = _why_unjudged(rows, REFERENCE, gap)
     if few and (gap.low > 0 or gap.high < 0):
         sentence = f"The learned policy is not judged against the reference recipe, since {few}: {text}"
     elif gap.low > 0:
@@ -116,14 +116,14 @@ def verdict(rows: Sequence[Row], split: str) -> str:
     turned = difference(rows, LEARNED, hand) if hand else None
     if hand and turned:
         relation = "above" if turned.low > 0 else "below" if turned.high < 0 else "level with"
-        if relation != "level with" and _judged_by_too_few(rows, hand, turned):
+        if relation != "level with" and _why_unjudged(rows, hand, turned):
             relation = "not judged against"
         sentence += f"; {relation} the one hand-turned knob {hand} ({turned.mean:+.{digits}f})"
     searched = any(row.get("search_flops") for row in rows)
     return sentence + "." + (" The search is not in this comparison; its compute is in the table." if searched else "")
 
 
-def _judged_by_too_few(rows: Sequence[Row], theirs: str, gap: Interval) -> str:
+def _why_unjudged(rows: Sequence[Row], theirs: str, gap: Interval) -> str:
     points = None if measured_by(rows) == QUALITY else gap.mean
     return too_few(len(_pairs(rows, LEARNED, theirs)), points)
 
@@ -263,7 +263,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
     linear = _interval([row["linear_accuracy"] for row in mine])
     mean = None if linear is None else linear["mean"]
     below = pixels is not None and mean is not None and mean < pixels["best"] and name not in FLOORS
-    gap = difference(rows, name, REFERENCE)
+    gap = None if name in FLOORS else difference(rows, name, REFERENCE)
     return {
         "generator": name,
         "num_seeds": len(mine),
@@ -271,7 +271,7 @@ def _entry(rows: Sequence[Row], name: str, pixels: Mapping[str, float] | None) -
         "balanced": _interval([row[BALANCED] for row in mine]) if measured_by(rows) == BALANCED else None,
         "knn": _interval([row["knn_accuracy"] for row in mine]),
         "quality": _interval([row["quality"] for row in mine]),
-        "difference": None if gap is None or name in FLOORS else ends_of(gap, len(mine)),
+        "difference": None if gap is None else ends_of(gap, len(mine)),
         "train_flops": fmean([row["train_flops"] for row in mine]),
         "search_flops": fmean([row["search_flops"] for row in mine]),
         "wall_seconds": round(fmean([row["wall_seconds"] for row in mine]), 2),

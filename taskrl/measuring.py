@@ -139,7 +139,7 @@ def _labelled(config: ExperimentConfig, split: ProbeSplit, device: torch.device)
     everything = capped.inputs.take(torch.arange(len(capped.inputs)))
     cap = settings.labels_per_class
     if labels_are_few(split, cap):  # so few that each counts: one a class is left out at a time
-        num_folds = min(cap, _of_a_typical_class(capped.labels), MAX_FOLDS)
+        num_folds = min(_of_a_typical_class(capped.labels), MAX_FOLDS)
         fold = label_folds(capped.labels, capped.groups, num_folds, seed=seed)
     else:
         fold = folds(len(everything), capped.labels, capped.groups, settings.num_folds, seed=seed)

@@ -211,7 +211,8 @@ def choose(rows: Sequence[Row], length: int) -> tuple[str | None, str]:
     if few and (gap.low > 0 or gap.high < 0):
         return REFERENCE, f"The learned policy is not judged, since {few}: {text}. The reference's encoder is exported."
     if gap.low > 0:
-        said = f"The learned policy beats the reference recipe {_at_compute(rows, length)}"
+        compute = training_compute(rows_of(rows, LEARNED, length), rows_of(rows, REFERENCE, length))
+        said = f"The learned policy beats the reference recipe {compute}"
         return LEARNED, f"{said}: {text}. Its encoder is exported.{_better(rows, length, column, digits)}"
     relation = "is worse than" if gap.high < 0 else "is not shown to differ from"
     said = f"The learned policy {relation} the reference recipe"
@@ -321,11 +322,6 @@ def _compute(rows: Sequence[Row], claim: Claim, theirs: str, length: int) -> flo
         for name in (claim.ours, theirs)
     )
     return round(ours / others, 3)
-
-
-def _at_compute(rows: Sequence[Row], length: int) -> str:
-    """With how much training the learned policy's encoders were compared: those that stop early have another length."""
-    return training_compute(rows_of(rows, LEARNED, length), rows_of(rows, REFERENCE, length))
 
 
 def _num_pairs(rows: Sequence[Row], ours: str, theirs: str, length: int) -> int:

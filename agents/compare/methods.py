@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from agents.final import FIXED, HARD_VIEWS, PROFILE, SUPERVISED, UNTRAINED
+from agents.final import FIXED, HARD_VIEWS, PROFILE, SUPERVISED, UNTRAINED, is_recipe
 from agents.online import ONLINE
 from agents.options import pieces
 from agents.searches.catalogue import searches
@@ -107,12 +107,12 @@ def chosen_methods(config: ExperimentConfig, *, labelled: bool, num_channels: in
     if names is None:
         return tuple(method for name, method in known.items() if name not in missing)
     for name in names:
-        if (name == FIXED or not name.startswith(FIXED)) and name not in known:
+        if not is_recipe(name) and name not in known:
             hint = " A recipe with commas needs a --methods of its own." if "=" in name else ""
             raise ConfigError(unknown_name("method", name, {*known, f"{FIXED}RECIPE"}) + hint)
         if name in missing:
             raise ConfigError(f"Method {name!r} cannot be compared here: {missing[name]}.")
-    recipes = [Method(name=name, source=name) for name in dict.fromkeys(names) if name.startswith(FIXED)]
+    recipes = [Method(name=name, source=name) for name in dict.fromkeys(names) if is_recipe(name)]
     wanted = {*names, *(name for name in ALWAYS if name not in missing)}
     chosen = [method for name, method in known.items() if name in wanted]
     first_floor = next(number for number, method in enumerate(chosen) if method.name in (SUPERVISED, UNTRAINED))

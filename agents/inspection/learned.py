@@ -65,7 +65,6 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
     if is_comparison(path):
         specs = _chosen_specs(run, result)
         decisions = [_certain(spec) for spec in specs]
-        planned = max(config.final.decisions, len(specs))
         card |= {name: result["encoder"][name] for name in ("method", "train_seed")}
     else:
         if not parts:
@@ -74,13 +73,13 @@ def learned_schedule(path: Path, num_rows: int | None = None) -> Learned:
                 f"taskrl pretrain --policy {typed(path)} --config {typed(run.config_file)}, and inspect that."
             )
         decisions = _recorded(space, parts)
-        planned = max(config.final.decisions, len(decisions))
         # what `finish` shows: the learned policy's final runs, or whatever was trained where there is none
         names = [row["generator"] for row in result["rows"]]
         generator = "learned" if "learned" in names else names[0]
         card |= {"generator": generator, "final_runs": names.count(generator)}
         if config.mode == "search" and result["search"] is not None:
             card |= {"agent": config.agent.name, "search_episodes": config.agent.episodes}
+    planned = max(config.final.decisions, len(decisions))
     rows = rows_of(decisions, planned, num_rows or min(planned, MAX_DEFAULT_ROWS), space)
     box = task_space(config, shape, "box")  # what reads the file: rounds once, and drops shares below 5 %
     return Learned(tuple(box.decode(box.encode(spec)) for spec in rows), shape, card)

@@ -1,6 +1,8 @@
 """Promises of `taskrl inspect --schedule`, `--as` and `--json`: what was played, as a file, as code and as data."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,18 @@ def test_pretrain_plays_the_schedule_that_inspect_wrote(finished: RunFolder, her
     schedule = RunFolder(here / "again").result()["schedule"]
     assert [row["task"] for row in schedule] == [spec.describe() for spec in specs]
     assert learned_schedule(here / "again").specs[0].levels == specs[0].levels, "its own schedule is the same"
+
+
+def test_what_a_comparison_played_last_holds_to_the_end_where_it_stopped_early(compared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    shutil.copytree(compared, out)
+    file = out / "cells" / f"{read_json(out / 'result.json')['encoder']['cell']}.json"
+    cell = read_json(file)
+    spec = TaskSpec.from_json(cell["content"]["specs"][0])
+    two = [replace(spec, levels={**dict(spec.levels), "mirror": strength}) for strength in (0.5, 0.0)]
+    write_result(file, cell | {"content": cell["content"] | {"specs": [one.to_json() for one in two]}})
+    (out / "config.yaml").write_text(dump_config(tiny_config(final__decisions=4)))
+    assert [one.level("mirror") for one in learned_schedule(out).specs] == [0.5, 0.0, 0.0, 0.0]
 
 
 def test_a_comparison_gives_what_its_encoder_was_trained_on(compared: Path, here: Path) -> None:

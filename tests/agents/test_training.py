@@ -173,6 +173,12 @@ def test_another_seed_gives_other_rows_and_search_seeds(finished: RunFolder, tmp
     assert ours["untrained"] != theirs["untrained"] and ours["learned"] != theirs["learned"]
 
 
+def test_a_generator_that_is_named_twice_is_trained_once(tmp_path: Path) -> None:
+    changes = {"final__generators": ["reference", "reference"], "final__seeds": 1, "agent__episodes": 2}
+    rows = rows_of(train(tiny_config(**changes), tmp_path / "run", quiet()))
+    assert [row["generator"] for row in rows].count("reference") == 1
+
+
 def test_final_logs_every_read_of_the_test_images(here: Path) -> None:
     result = taskrl("train", "--out", "run", *tiny_options(final__generators=["reference"]), "--final")
     assert result.exit_code == 0, result.output

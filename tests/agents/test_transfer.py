@@ -14,7 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torchvision import models
 
+from agents import finetuning
 from agents.distilling import kept_share
+from agents.progress import Reporter
 from taskrl.data.splits import Splits
 from taskrl.export import load_exported
 from taskrl.folders import verify
@@ -298,3 +300,22 @@ def test_distill_refuses(
 ) -> None:
     monkeypatch.chdir(images)
     refuses(["distill", str(encoder), *DIGITS, "--out", "out", *DISTILL, *options], sentence, images)
+
+
+@pytest.mark.parametrize(("imbalanced", "said"), [(True, "+20.0"), (False, "+5.0")])
+def test_fine_tuning_is_compared_in_what_is_to_be_quoted(imbalanced: bool, said: str) -> None:
+    """Balanced accuracy where classes are imbalanced."""
+    rows = [
+        {"name": name, "accuracy": accuracy, "balanced_accuracy": balanced, "auroc": 80.0}
+        | {"num_labels": 40, "flops": 1e9, "wall_seconds": 1.0}
+        for name, accuracy, balanced in (
+            (finetuning.FINETUNED, 90.0, 80.0),
+            (finetuning.SCRATCH, 85.0, 60.0),
+            (finetuning.PROBE, 85.0, 60.0),
+        )
+    ]
+    result = {"rows": rows, "differences": finetuning._differences(rows), "imbalanced": imbalanced, "seeds": 1}
+    reporter = Reporter()
+    with reporter.console.capture() as shown:
+        finetuning._print(result | {"encoder": "x", "data": "y", "how": "full", "scored_on": "test"}, reporter)
+    assert said in shown.get() and ("(balanced)" in shown.get().replace("\n", "")) == imbalanced
