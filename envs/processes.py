@@ -19,6 +19,7 @@ from envs.host import ERROR, EnvHost, Request, WorkerSetup, answer
 from envs.pool import Lost
 
 STOP_DEADLINE_S = 5.0
+LONGEST_WAIT_S = 3600.0  # at once; whoever asks for longer asks again
 
 
 @final
@@ -54,7 +55,8 @@ class Processes:
 
     def wait(self, workers: Sequence[int], timeout_s: float) -> list[int]:
         connections = {self._connection(worker): worker for worker in workers}
-        return [connections[ready] for ready in wait(list(connections), timeout_s)]  # type: ignore[index]
+        ready = wait(list(connections), min(timeout_s, LONGEST_WAIT_S))
+        return [connections[one] for one in ready]  # type: ignore[index]
 
     def receive(self, worker: int) -> tuple[str, Any]:
         try:

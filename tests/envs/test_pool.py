@@ -243,6 +243,14 @@ def test_a_job_gets_as_many_times_the_deadline_as_it_trains_longer(monkeypatch: 
         pool.result(0)
 
 
+def test_a_job_may_take_longer_than_the_system_can_wait_for_at_once() -> None:
+    months = open_pool(setup(workers=2), warn=pytest.fail, job_steps=10**9)
+    try:
+        assert len(list(months.map(pool_jobs.process_id, [(), ()]))) == 2
+    finally:
+        months.close()
+
+
 def test_a_worker_at_work_ends_when_its_parent_is_killed() -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
