@@ -63,6 +63,15 @@ class AgentKind:
 AGENTS: Registry[AgentKind] = Registry("agent")
 
 
+def check_agent(agent: AgentConfig) -> None:
+    """Raises ConfigError for a setting that the agent would pass over in silence."""
+    if AGENTS[agent.name].plans and not agent.group_relative:
+        raise ConfigError(
+            f"agent.group_relative=false does nothing for {agent.name}, which compares the episodes of a group; "
+            "leave it out, or choose agent.name=ppo."
+        )
+
+
 def algorithm_settings(agent: AgentConfig, decisions: int) -> dict[str, Any]:
     """Keyword arguments of the algorithm. Raises ConfigError for an option that it does not have or cannot take."""
     kind = AGENTS[agent.name]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from agents.compare.folder import is_comparison
+from agents.compare.outcome import comparison_result
 from agents.keeping import BEST, EMA, LAST, kept_folders
 from agents.options import pieces
 from agents.policy_export import write_policy
@@ -241,6 +243,10 @@ def _encoder_folder(run: Path, weights: str | None) -> Path:
             raise RunFolderError(f"{str(run)!r} is an encoder, not a run that may have several; leave --weights out.")
         return run
     main = RunFolder.open(run).encoder
+    if is_comparison(run) and comparison_result(run)["encoder"] is None:  # what an earlier verdict chose may lie there
+        raise RunFolderError(
+            f"The comparison {str(run)!r} chose no encoder, since it has no verdict; give learned to its --methods."
+        )
     if weights is None:
         return main
     for folder in (main, *kept_folders(main)):

@@ -71,7 +71,8 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
                 export_to=run.encoder,
                 read_test=final.test,
             )
-            result = _trained(assembled, job, final.decisions, tracker, reporter)
+            with run.watching_test_reads(final.test):
+                result = _trained(assembled, job, final.decisions, tracker, reporter)
             for sentence in result.test_reads:
                 run.log_test_read(sentence)
             row = result.row | {"search_flops": 0, "search_images": 0}

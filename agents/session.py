@@ -139,7 +139,10 @@ def data_notes(assembled: Assembled) -> list[str]:
     unread: tuple[str, ...] = ()
     if assembled.config.final.test and splits.scored_on(test=True) == "probe":
         unread = ("--final reads no test image where there are no labels; encoders have a quality, on probe images",)
-    notes = (f"Note: {note}." for note in (*splits.notes, *begun, *few, *unread))
+    tested: tuple[str, ...] = ()
+    if assembled.config.final.test and not unread:
+        tested = ("final encoders are scored on the test images (--final); choose nothing by these numbers",)
+    notes = (f"Note: {note}." for note in (*splits.notes, *begun, *few, *unread, *tested))
     return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *notes]
 
 

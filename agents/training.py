@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.catalogue import AGENTS
+from agents.catalogue import check_agent
 from agents.final import (
     SUPERVISED,
     UNTRAINED,
@@ -60,11 +60,8 @@ def train(config: ExperimentConfig, out: Path, reporter: Reporter) -> RunFolder:
     refuse_existing(out)
     check_place(out)
     check_workers(config)
-    if config.mode == SEARCH and AGENTS[config.agent.name].plans and not config.agent.group_relative:
-        raise ConfigError(
-            f"agent.group_relative=false does nothing for {config.agent.name}, which compares the episodes of a group; "
-            "leave it out, or choose agent.name=ppo."
-        )
+    if config.mode == SEARCH:
+        check_agent(config.agent)
     generators = [generator_named(name) for name in config.final.generators if name != PRIOR]
     applied = _applied(config)
     dataset, assembled = prepare(config)
@@ -168,6 +165,10 @@ def _num_finals(session: Session) -> int:
     return session.config.final.seeds * (1 + len(_yardsticks(session)))
 
 
+def _num_trained(session: Session) -> int:
+    return _num_finals(session) - session.config.final.seeds  # the untrained ones are scored alone
+
+
 def _announce(session: Session) -> None:
     """What this will cost, before it starts."""
     config = session.config
@@ -176,7 +177,7 @@ def _announce(session: Session) -> None:
             session.assembled,
             [
                 *([("Search", config.agent.episodes, config.episode)] if config.mode == SEARCH else []),
-                ("Final encoders, without scoring", _num_finals(session), config.final.episode),
+                ("Final encoders, without scoring", _num_trained(session), config.final.episode),
             ],
         ),
         *(search_notes(config) if config.mode == SEARCH and config.final.seeds else []),
@@ -199,7 +200,10 @@ def _finals(session: Session, spent: Mapping[str, Any] | None) -> list[StoredFin
     for job in missing:
         for left_over in kept_folders(job.export_to) if job.export_to else []:
             shutil.rmtree(left_over, ignore_errors=True)
-    with session.reporter.task("Final encoders", len(missing), "encoder") as progress:
+    with (
+        run.watching_test_reads(config.final.test and bool(missing)),
+        session.reporter.task("Final encoders", len(missing), "encoder") as progress,
+    ):
         for index, result in session.pool.map(train_final, [(job,) for job in missing]):
             job = missing[index]
             row = result.row | _search_cost(job.generator, spent)

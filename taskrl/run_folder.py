@@ -136,6 +136,18 @@ class RunFolder:
         """The record of reads of the test images; empty where there were none."""
         return self.test_reads.read_text(encoding="utf-8").splitlines() if self.test_reads.is_file() else []
 
+    @contextmanager
+    def watching_test_reads(self, read: bool) -> Iterator[None]:
+        """Where the block, which scores encoders on test images (`read`), is stopped, the record says that images may
+        have been read for encoders which it does not name.
+        """
+        try:
+            yield
+        except BaseException:
+            if read:
+                self.log_test_read("stopped: test images may have been read for encoders that are not listed")
+            raise
+
     def log_test_read(self, sentence: str) -> None:
         """Append to the record of reads of the test images."""
         with self.test_reads.open("a", encoding="utf-8") as file:

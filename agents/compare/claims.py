@@ -262,10 +262,16 @@ def _judged(claim: Claim, rows: Sequence[Row], length: int, *, bench: bool) -> d
     }
     if not known:
         return {**entry, "strictest": None, "status": OPEN, "why": _why_nothing(bar), "goal": None}
-    strictest = _strictest(bar, known)
-    status, why = PASSED if bar.holds(known[strictest]) else FAILED, ""
-    decisive = known if status == PASSED else [strictest]
-    few = next(filter(None, (_undecided(claim, rows, name, length, bar, status, bench) for name in decisive)), "")
+    status, why = PASSED if all(bar.holds(gap) for gap in known.values()) else FAILED, ""
+    few_against = {name: _undecided(claim, rows, name, length, bar, status, bench) for name in known}
+    decided = {name: gap for name, gap in known.items() if not few_against[name]}
+    if status == FAILED:  # one opponent that is told to win settles it, whatever is open against others
+        lost = {name: gap for name, gap in known.items() if not bar.holds(gap)}
+        strictest = _strictest(bar, {name: gap for name, gap in lost.items() if name in decided} or lost)
+        few = few_against[strictest]
+    else:
+        strictest = _strictest(bar, known)
+        few = next(filter(None, few_against.values()), "")
     num = _num_pairs(rows, claim.ours, strictest, length)
     if bar.kind == REPORT:
         status = REPORTED
@@ -292,10 +298,9 @@ def _undecided(claim: Claim, rows: Sequence[Row], theirs: str, length: int, bar:
 
 
 def _strictest(bar: Bar, known: Mapping[str, Interval]) -> str:
-    """The opponent that decides: of those against which the bar is not held, else of all, the one ahead by most."""
-    lost = [name for name, gap in known.items() if not bar.holds(gap)] or list(known)
+    """Of these opponents the one ahead by most."""
     worst = max if bar.kind == NO_GAIN else min
-    return worst(lost, key=lambda name: known[name].mean)
+    return worst(known, key=lambda name: known[name].mean)
 
 
 def _why_nothing(bar: Bar) -> str:

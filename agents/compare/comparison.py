@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from agents.catalogue import AGENTS, algorithm_settings
+from agents.catalogue import AGENTS, algorithm_settings, check_agent
 from agents.compare.cells import Store
 from agents.compare.cost import budget_seconds, check_budget, forecast
 from agents.compare.folder import ComparisonFolder
 from agents.compare.methods import AGENT, Method, chosen_methods
 from agents.compare.outcome import finish
 from agents.compare.plan import FinalPlan, Plan, SearchPlan
-from agents.compare.searching import SearchTools, cost_of, measured_on, search_in_pool, search_with_agent
+from agents.compare.searching import SearchTools, cost_of, doubts, measured_on, search_in_pool, search_with_agent
 from agents.final import UNTRAINED, Generator, check_generator, floors, train_final
 from agents.forecast import comparison_notes
 from agents.keeping import kept_folders
@@ -28,10 +28,11 @@ from agents.sitting import Sitting, sitting
 from agents.summary import PIXELS
 from envs.host import WorkerSetup
 from envs.pool import Pool
-from envs.workers import open_pool
+from envs.workers import check_workers, open_pool
 from taskrl.assemble import Assembled
 from taskrl.config import ExperimentConfig
 from taskrl.data.fingerprint import images_fingerprint
+from taskrl.run_folder import check_place
 from taskrl.tuning import threads
 
 
@@ -48,10 +49,18 @@ def compare(
     asked = config
     if folder.exists():
         config = folder.resolved(asked)
+    else:
+        check_place(out)
+    check_workers(config)
+    check_agent(config.agent)
     dataset, assembled = prepare(config)
     shape = assembled.splits.pretraining.inputs.sample_shape
-    labelled = assembled.splits.probe.labels is not None
-    methods = chosen_methods(assembled.config, labelled=labelled, num_channels=shape[0])
+    methods = chosen_methods(
+        assembled.config,
+        labelled=assembled.splits.probe.labels is not None,
+        paid_by_labels=assembled.problem.probe_data.labels is not None,
+        num_channels=shape[0],
+    )
     _check(assembled, methods)
     plan = Plan(assembled, methods, images_fingerprint(assembled.splits))
     store = Store((cells or folder.cells).absolute())
@@ -104,7 +113,15 @@ def _carry_out(plan: Plan, folder: ComparisonFolder, tools: SearchTools) -> dict
             _train(plan, pool, folder, tools)
     rows = [_row(plan, final, tools.store) for final in plan.finals]
     pixels = _pixels(plan, folder, tools)
-    return finish(plan, folder, rows, pixels, tools.reporter, train=lambda final: _export(plan, final, folder, tools))
+    return finish(
+        plan,
+        folder,
+        rows,
+        pixels,
+        tools.reporter,
+        doubts=doubts(plan.searches, tools.store),
+        train=lambda final: _export(plan, final, folder, tools),
+    )
 
 
 def _titled_searches(plan: Plan) -> list[tuple[str, SearchPlan]]:
@@ -145,7 +162,10 @@ def _train(plan: Plan, pool: Pool, folder: ComparisonFolder, tools: SearchTools)
     spent = [_flops(final, store) for final in missing]
     jobs = [plan.job_of(final, flops, store) for final, flops in zip(missing, spent, strict=True)]
     where = measured_on(plan.config)
-    with tools.reporter.task("Final encoders", len(jobs), "encoder") as progress:
+    with (
+        folder.run.watching_test_reads(plan.config.final.test and bool(jobs)),
+        tools.reporter.task("Final encoders", len(jobs), "encoder") as progress,
+    ):
         for index, result in pool.map(train_final, [(job,) for job in jobs]):
             final = missing[index]
             name = final.method.name

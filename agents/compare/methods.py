@@ -46,7 +46,8 @@ class Method:
 
     source: of its generator (agents.final.Generator), empty where a search finds it. search: how it is found: "agent"
     (reinforcement learning), "prior" (the agent before training), empty for no search. changes: of the configuration
-    that is searched with. whole_sum: its training gets what a search costs, too. objective: that a run must have.
+    that is searched with. whole_sum: its training gets what a search costs, too. needs_labels: of the images.
+    reads_labels: of those that the reward reads. objective: that a run must have.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Method:
     argmax: bool = False
     whole_sum: bool = False
     needs_labels: bool = False
+    reads_labels: bool = False
     objective: str = ""
 
     @property
@@ -89,20 +91,24 @@ def catalogue(config: ExperimentConfig, num_channels: int) -> dict[str, Method]:
         Method(name="prior", search=PRIOR),
         Method(name="prior-argmax", search=PRIOR, argmax=True),
         Method(name="random", source="random"),
-        Method(name=SUPERVISED, source=SUPERVISED, needs_labels=True),
+        Method(name=SUPERVISED, source=SUPERVISED, needs_labels=True, reads_labels=True),
         Method(name=UNTRAINED, source=UNTRAINED),
         Method(name=PIXELS, source=PIXELS, needs_labels=True),
     ]
     return {method.name: method for method in methods}
 
 
-def chosen_methods(config: ExperimentConfig, *, labelled: bool, num_channels: int) -> tuple[Method, ...]:
+def chosen_methods(
+    config: ExperimentConfig, *, labelled: bool, paid_by_labels: bool, num_channels: int
+) -> tuple[Method, ...]:
     """Those of config.compare.methods (None: all that these data allow), the reference and the floors.
 
-    Raises ConfigError for a name that is unknown or cannot be had here.
+    labelled: whether the images have labels; paid_by_labels: whether the reward reads them. Raises ConfigError for a
+    name that is unknown or cannot be had here.
     """
     known = catalogue(config, num_channels)
-    missing = {name: why for name, method in known.items() if (why := _impossible(method, config, labelled))}
+    labels = (labelled, paid_by_labels)
+    missing = {name: why for name, method in known.items() if (why := _impossible(method, config, *labels))}
     names = config.compare.methods
     if names is None:
         return tuple(method for name, method in known.items() if name not in missing)
@@ -148,10 +154,12 @@ def _alone(config: ExperimentConfig, objective: str) -> str:
     return f"{FIXED}weight/{config.tasks.objectives[0]}=0,weight/{objective}=1"
 
 
-def _impossible(method: Method, config: ExperimentConfig, labelled: bool) -> str:
+def _impossible(method: Method, config: ExperimentConfig, labelled: bool, paid_by_labels: bool) -> str:
     """Why the method cannot be had; empty when it can."""
     if method.needs_labels and not labelled:
         return "it needs labels"
+    if method.reads_labels and not paid_by_labels:
+        return "it trains on the labels that the reward reads, and this reward reads none"
     if method.search in searches().names() and config.reward.noise_test == "lengthen":
         return "reward.noise_test=lengthen lets an agent's search cost more than its"
     if method.name in IN_GROUPS and config.agent.group_size < 2:

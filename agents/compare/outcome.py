@@ -29,9 +29,12 @@ def finish(
     pixels: Mapping[str, float] | None,
     reporter: Reporter,
     *,
+    doubts: Sequence[str],
     train: Callable[[FinalPlan], None],
 ) -> dict[str, Any]:
-    """Judge the rows, export the encoder that they choose (`train` writes it), write everything, and show it."""
+    """Judge the rows, export the encoder that they choose (`train` writes it), write everything, and show it. doubts:
+    what speaks against the reward that was searched with.
+    """
     config = plan.config
     lengths = sorted(set(config.compare.lengths))
     method, sentence = choose(rows, lengths[-1])
@@ -48,7 +51,11 @@ def finish(
         "encoder": encoder,
         "claims": [entry for length in lengths for entry in judge(rows, length, config.data.source)],
         "break_even": break_even(rows, lengths),
-        "notes": [*notes_of(rows, *lengths), *pixel_notes(table := table_of(rows, pixels), config.data)],
+        "notes": [
+            *notes_of(rows, *lengths),
+            *pixel_notes(table := table_of(rows, pixels), config.data),
+            *doubts,
+        ],
         "table": table,
         "rows": list(rows),
         "floors": {"pixels": pixels},

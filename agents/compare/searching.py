@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from taskrl.errors import RunFolderError
 from taskrl.folders import read_json, write_atomically
 from taskrl.machine import machine, versions
 from taskrl.modalities.image.datasets import is_drawn
+from taskrl.report_figures import counted
 from taskrl.run_folder import RunFolder, write_result
 
 SECONDS_FILE = "seconds"
@@ -76,6 +77,7 @@ def search_with_agent(plan: SearchPlan, title: str, tools: SearchTools) -> None:
         "images": int(spent["images"]),
         "seconds": float(seconds_file.read_text(encoding="utf-8")),
         "reference_quality": spent["reference_quality"],
+        "warning": spent["warning"],
         "episodes": search_curve(run),
         "noise": preparation.noise,
         "config": plan.config.model_dump(),
@@ -143,6 +145,16 @@ def cost_of(plan: SearchPlan | None, store: Store) -> dict[str, Any]:
     """search_flops, search_images and search_seconds of a finished search; zeros for none."""
     content = store.read(plan.cell) if plan else {"flops": 0, "images": 0, "seconds": 0.0}
     return {f"search_{name}": content[name] for name in ("flops", "images", "seconds")}
+
+
+def doubts(plans: Sequence[SearchPlan], store: Store) -> list[str]:
+    """What the agents' searches found that speaks against their reward: the first sentence of a kind, and in how many
+    of them. Cells of earlier versions hold fewer.
+    """
+    found = [store.read(plan.cell) for plan in plans if plan.kind == AGENT]
+    kinds = [[(content.get("noise") or {}).get("warning") for content in found], [one.get("warning") for one in found]]
+    told = [[sentence for sentence in sentences if sentence] for sentences in kinds]
+    return [f"In {len(some)} of {counted(len(found), 'search', 'searches')} {some[0]}" for some in told if some]
 
 
 def _begin(run: RunFolder, plan: SearchPlan, tools: SearchTools, reporter: Reporter) -> tuple[RawDataset, Assembled]:

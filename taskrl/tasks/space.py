@@ -18,6 +18,7 @@ from taskrl.tasks.spec import TaskSpec
 
 Codec = Literal["multidiscrete", "discrete", "box"]
 WEIGHT_LEVELS = (0.0, 0.5, 1.0)
+WEIGHT_RANGE = (min(WEIGHT_LEVELS), max(WEIGHT_LEVELS))
 WEIGHT_LOGIT = 2.0
 SMALLEST_SHARE = 0.05
 FORBIDDEN_LOGIT = -20.0
@@ -42,6 +43,11 @@ class Knob:
     def __post_init__(self) -> None:
         if not self.allowed:
             object.__setattr__(self, "allowed", (True,) * len(self.levels))
+
+    def open_range(self) -> tuple[float, float]:
+        """The least and the greatest strength that may be played."""
+        open_ = [level for level, flag in zip(self.levels, self.allowed, strict=True) if flag]
+        return min(open_), max(open_)
 
     def nearest_allowed(self, index: int) -> int:
         """The allowed level whose strength is nearest to that of level `index`, the weaker one on a tie."""
@@ -257,10 +263,12 @@ class TaskSpace:
             value = float(number)
         except ValueError:
             raise ConfigError(f"Recipe part {item!r} is not NAME=NUMBER; write e.g. mirror=0.") from None
-        levels = next((knob.levels for knob in self.knobs if knob.name == name), WEIGHT_LEVELS)
-        if not min(levels) <= value <= max(levels):
-            low, high = min(levels), max(levels)
-            raise ConfigError(f"Recipe part {item!r} is out of range; {name} takes a number in [{low:g}, {high:g}].")
+        low, high = next((knob.open_range() for knob in self.knobs if knob.name == name), WEIGHT_RANGE)
+        if not low <= value <= high:
+            known = (
+                f"takes a number in [{low:g}, {high:g}]" if low < high else f"stays at {low:g} (--forbid or --limit)"
+            )
+            raise ConfigError(f"Recipe part {item!r} is out of range; {name} {known}.")
         return value
 
     def _make_space(self) -> gymnasium.Space:  # type: ignore[type-arg]

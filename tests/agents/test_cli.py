@@ -88,6 +88,7 @@ def test_pretrain_with_final_logs_its_one_read(here: Path) -> None:
     result = taskrl("pretrain", "--policy", "reference", "--out", "encoder", *tiny_options(), "--final")
     assert result.exit_code == 0, result.output
     assert len((here / "encoder" / "test_reads.log").read_text().splitlines()) == 1
+    assert "choose nothing by these numbers" in result.output.replace("\n", " ")
 
 
 def test_probe_prints_the_accuracies_of_a_run_and_of_an_encoder_folder(finished: RunFolder) -> None:

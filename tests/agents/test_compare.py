@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 
 import agents.compare.comparison
-import agents.compare.methods
 from agents import session
 from agents.compare.cells import Store
 from agents.compare.comparison import compare
-from agents.compare.methods import catalogue, chosen_methods, split_names
+from agents.compare.methods import split_names
 from agents.vector import LockstepVecEnv
 from envs.host import WorkerSetup
 from envs.workers import open_pool
 from taskrl import mlflow_store
-from taskrl.config import load_config
-from taskrl.errors import ConfigError, RunFolderError
+from taskrl.errors import RunFolderError
 from taskrl.export import load_exported
 from taskrl.folders import read_json
 from taskrl.run_folder import RunFolder
@@ -264,6 +262,9 @@ def test_an_encoder_that_an_earlier_verdict_chose_is_not_shown_as_this_ones(comp
     shutil.copytree(compared, out)
     compare(tiny_config(**(OPTIONS | {"compare__methods": ["random"]})), out, quiet(said))
     assert "no encoder is exported" in said.getvalue() and "Encoder:" not in said.getvalue()
+    outcome = taskrl("export", out, "--out", tmp_path / "encoder")
+    assert outcome.exit_code == 2 and "give learned to its --methods" in outcome.stderr, outcome.output
+    assert not (tmp_path / "encoder").exists()
 
 
 @pytest.mark.parametrize("cells", ["file.txt", "file.txt/cells"])
@@ -329,6 +330,8 @@ BAD: dict[str, tuple[list[str], str]] = {
         "agent.group_size of at least 2",
     ),
     "groups of one for an agent that compares": (["--set", "agent.group_size=1"], "choose agent.name=ppo"),
+    "a setting that its agent passes over": (["--set", "agent.group_relative=false"], "does nothing for thompson"),
+    "a recipe of what is forbidden": (["--forbid", "mirror", "--methods", "fixed:mirror=0.5"], "stays at 0 (--forbid"),
     "a budget that is no time": (["--budget", "soon"], "'soon' is no time"),
     "a budget that is too small": (["--budget", "1s"], "more than --budget allows"),
 }
@@ -360,33 +363,3 @@ def test_other_commands_know_a_comparison(compared: Path) -> None:
     assert outcome.exit_code == 0 and "reference-total" in outcome.output and "Break-even" in outcome.output
     outcome = taskrl("export", compared)
     assert outcome.exit_code == 0, outcome.output
-
-
-def test_the_constant_recipe_is_listed_where_the_package_has_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "constant.yaml"
-    monkeypatch.setattr(agents.compare.methods, "CONSTANT_FILE", file)
-    assert "constant" not in catalogue(load_config(), 1)
-    file.write_text("grey: no-mirror,rotation=0.3\ncolour: reference\n")
-    assert catalogue(load_config(), 1)["constant"].source == "fixed:no-mirror,rotation=0.3"
-    assert catalogue(load_config(), 3)["constant"].source == "fixed:reference"
-    for damage in ("grey: no-mirror\n", "- grey\n", "grey: [\n"):
-        file.write_text(damage)
-        with pytest.raises(ConfigError, match="no recipe for colour images"):
-            catalogue(load_config(), 3)
-
-
-def test_a_recipe_of_another_reference_is_left_out_of_the_default() -> None:
-    config = load_config(given={"tasks.objectives": ["rotation"]})
-    names = {method.name for method in chosen_methods(config, labelled=True, num_channels=1)}
-    assert "rotation" in names and not names & {"constant", "hard-views"}
-    named = load_config(given={"tasks.objectives": ["rotation"], "compare.methods": ["constant"]})
-    with pytest.raises(ConfigError, match="'constant' cannot be compared here: the reference recipe is not contrast"):
-        chosen_methods(named, labelled=True, num_channels=1)
-
-
-def test_the_default_is_every_method_that_the_data_allow() -> None:
-    config = load_config()
-    assert config.compare.methods is None
-    assert {"learned", "reference", "prior", "pixels"} <= {*catalogue(config, 1)}

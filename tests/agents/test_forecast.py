@@ -61,3 +61,12 @@ def test_budgets_are_times(text: str, seconds: float) -> None:
 def test_a_budget_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="no time"):
         budget_seconds(text)
+
+
+def test_untrained_encoders_cost_no_training(tmp_path: Path) -> None:
+    result = taskrl(
+        *("train", "--out", tmp_path / "run", "--mode", "online"),
+        *tiny_options(final__seeds=3, final__generators=["reference"]),
+    )
+    assert result.exit_code == 0, result.output  # learned, reference and supervised
+    assert "Final encoders, without scoring: 9 episodes" in result.output

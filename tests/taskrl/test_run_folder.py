@@ -95,6 +95,18 @@ def test_reads_of_the_test_images_are_appended(tmp_path: Path) -> None:
     assert folder.test_reads.read_text() == "first\nsecond\n"
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_reads_that_may_have_been_made_before_a_stop_are_on_record(read: bool, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", CONFIG)
+    with folder.watching_test_reads(read):
+        pass
+    assert not folder.test_reads.exists()
+    with pytest.raises(KeyboardInterrupt), folder.watching_test_reads(read):
+        raise KeyboardInterrupt
+    assert folder.test_reads.exists() == read
+    assert not read or "may have been read" in folder.test_reads.read_text()
+
+
 @pytest.mark.parametrize("answer", [OSError(38, "no locks"), NotImplementedError("no flock")])
 def test_a_file_system_without_locks_stops_nothing_and_hides_no_error(
     answer: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
