@@ -172,6 +172,11 @@ def _judge(source: Source, config: ExperimentConfig, reads: list[str]) -> tuple[
     if splits.fitting is not None:
         fitting = splits.fitting
         remedy = "leave all labels out: --no-labels"
+        if len(fitting.labels.unique()) < 2:
+            raise DataError(
+                f"The images of {splits.name} that classifiers are fitted to are all of one class; give more images "
+                f"(or groups) of each, or {remedy}."
+            )
         _, scored, labels = scored_part(
             splits, "taskrl distill --final", reads.append, test=config.final.test, remedy=remedy
         )

@@ -299,6 +299,10 @@ def _store(job: _Job, file: Path, part: _Finished) -> None:
 
 
 def _load(file: Path) -> _Finished:
+    if not file.exists():
+        raise RunFolderError(
+            f"{str(file)!r} has gone: another taskrl embed with the same --out ended first; name another --out."
+        )
     with safe_open(file, framework="pt") as content:
         bad = [(position, reason) for position, reason in json.loads(content.metadata()[BAD])]
         return _Finished(content.get_tensor(FEATURES), content.get_tensor(KEPT), bad)

@@ -111,6 +111,8 @@ def build_config(options: dict[str, Any]) -> ExperimentConfig:
         if option == "objectives":
             value = pieces([value])
         given[key] = str(value) if isinstance(value, Path) else value
+    if options.get("init"):
+        given["predictor.init_sha256"] = ""  # a --config of an earlier run may name that of another encoder
     if options.get("no_labels"):
         given["data.use_labels"] = False
     return load_config(options.get("config"), options.get("set_"), given)

@@ -97,6 +97,7 @@ class SB3TaskPolicy:
             "codec": self.space.codec,
             "objectives": list(self.space.objectives),
             "knobs": {knob.name: list(knob.levels) for knob in self.space.knobs},
+            "open": {knob.name: knob.open_range() for knob in self.space.knobs},
             "observation": list(ObservationBuilder(self.space, self.shown).names),
             "shown": self.shown.to_json(),
             "card": dict(card),
@@ -169,6 +170,8 @@ def load_policy(folder: Path, space_for: Any, *, seed: int) -> SB3TaskPolicy:
         space: TaskSpace = space_for(card["codec"])
         known = {"objectives": card["objectives"], "knobs": list(card["knobs"])}
         learned = {name: (float(min(levels)), float(max(levels))) for name, levels in card["knobs"].items()}
+        if card["codec"] == "box":  # nothing but the settings keeps it from levels that were closed
+            learned |= {name: (float(low), float(high)) for name, (low, high) in card.get("open", {}).items()}
         # a card from before there was anything to choose has other entries, too
         entries = list(card["observation"])
         shown = ObservationSpec.from_json(card.get("shown", ObservationSpec().to_json()))
@@ -205,7 +208,8 @@ def _refuse_stronger(folder: Path, learned: Mapping[str, tuple[float, float]], s
     """
     for knob in space.knobs:
         low, high = learned[knob.name]
-        bound = f"<={high}" if max(knob.levels) > high else f">={low}" if min(knob.levels) < low else ""
+        least, greatest = knob.open_range()
+        bound = f"<={high}" if greatest > high else f">={low}" if least < low else ""
         if bound:
             raise RunFolderError(
                 f"The policy in {str(folder)!r} was learned with {knob.name} from {low} to {high}, and these settings "

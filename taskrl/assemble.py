@@ -19,7 +19,7 @@ from taskrl.evaluation.detectability import Description
 from taskrl.evaluation.probes import Probe
 from taskrl.evaluation.reward import CostAware, Gain, RelativeToReference, RewardSignal, Scaled
 from taskrl.initial import initial_encoder, with_initial
-from taskrl.measuring import judges, labels_are_few, observed_parts
+from taskrl.measuring import judges, labels_a_class, labels_are_few, observed_parts
 from taskrl.meta import MetaProblem, ObservationSpec
 from taskrl.modalities.image.datasets import is_drawn, load_images
 from taskrl.modalities.image.description import describe_images, description_entries
@@ -337,7 +337,7 @@ def _probe_of(reward: RewardConfig, split: ProbeSplit) -> str:
         raise ConfigError(
             f"The ridge probe measures frozen features, not goal {reward.goal!r}; use --probe few or panel."
         )
-    if reward.probe == "ridge" and reward.labels_per_class < 2:
+    if reward.probe == "ridge" and labels_a_class(split, reward.labels_per_class) < 2:
         raise ConfigError(
             "The ridge probe cannot be cross-fitted on 1 label a class; give at least 2, or use --probe few."
         )

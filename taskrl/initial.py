@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from taskrl.config import PredictorConfig
 from taskrl.errors import ConfigError, DataError, RunFolderError
 from taskrl.export import CONFIG, WEIGHTS, load_exported
@@ -83,7 +85,7 @@ def with_initial(settings: PredictorConfig) -> PredictorConfig:
     if width != settings.width and _is_given(settings, "width"):
         raise ConfigError(
             f"--init {str(path)!r} has width {width}, and predictor.width is {settings.width}; leave predictor.width "
-            "out."
+            f"out, or give --set predictor.width={width} where --config names the other."
         )
     update = {"init": str(path), "init_sha256": digest, "encoder": name, "width": width}
     return settings.model_copy(update=update)
@@ -151,14 +153,18 @@ def _architecture(path: Path, settings: PredictorConfig) -> str:
         )
     name = str(read_json(encoder_folder(path) / CONFIG).get("architecture"))
     if asked != name and (asked != SMALL or _is_given(settings, "encoder")):
-        raise ConfigError(f"--init {str(path)!r} holds a {name}, not a {asked}; leave --encoder {asked} out.")
+        raise ConfigError(
+            f"--init {str(path)!r} holds a {name}, not a {asked}; leave --encoder {asked} out, or give --encoder "
+            f"{name} where --config names the other."
+        )
     return name
 
 
 def _for_grey(encoder: Encoder, config: Mapping[str, Any]) -> tuple[Encoder, dict[str, Any]]:
     means = {key: [sum(config[key]) / len(config[key])] for key in ("mean", "std")}
     grey = {**config, **means, "in_channels": 1}
-    adapted, state = build_encoder(grey), encoder.backbone.state_dict()
+    with torch.random.fork_rng(devices=[]):  # its weights are replaced: nothing that is drawn later may depend on them
+        adapted, state = build_encoder(grey), encoder.backbone.state_dict()
     first = next(name for name, value in state.items() if value.ndim == 4)
     adapted.backbone.load_state_dict(state | {first: state[first].sum(1, keepdim=True)})
     return adapted, grey

@@ -90,6 +90,12 @@ def _of_a_typical_class(labels: Tensor) -> int:
     return int(counts[counts > 0].median())
 
 
+def labels_a_class(split: ProbeSplit, cap: int) -> int:
+    """How many images of a typical class the reward reads the labels of."""
+    assert split.labels is not None
+    return min(cap, _of_a_typical_class(split.labels))
+
+
 def labels_are_few(split: ProbeSplit, cap: int) -> bool:
     """Whether labels alone, at most `cap` a class, are too few to pay by."""
     return cap < ENOUGH_LABELS or independent_labels(split) < FEWEST_THERE

@@ -239,6 +239,8 @@ def _key(config: ExperimentConfig, shape: Sequence[int]) -> str:
         "shape": list(shape),
         "batch_size": settings.batch_size,
         "group_size": config.agent.group_size,
+        "tasks": config.tasks.model_dump(mode="json"),  # what is timed is a step of the reference recipe
+        "init": settings.init_sha256,  # whose stem may be another
         "workers": config.workers,
     }
     return json.dumps(facts, sort_keys=True)

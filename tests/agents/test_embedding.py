@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,22 @@ def test_kill_9_loses_nothing(finished: RunFolder, photos: Path, short_parts: No
     assert "2 of 4 parts" in embed(*command[1:], "f.parquet")
     embed(*command[1:], "whole.parquet")
     assert Path("f.parquet").read_bytes() == Path("whole.parquet").read_bytes()
+
+
+def test_parts_that_another_command_removed_are_a_sentence(
+    finished: RunFolder, photos: Path, short_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = embedding._judge
+
+    def removed(job: Any, bad: Any) -> tuple[str, ...]:
+        if len(list(job.parts.glob("*.safetensors"))) == 4:
+            shutil.rmtree(job.parts)
+            job.parts.mkdir()
+        return judge(job, bad)
+
+    monkeypatch.setattr(embedding, "_judge", removed)
+    result = taskrl("embed", finished.encoder, "--data", "./photos", "--batch-size", "8", "--out", "f.npz")
+    assert result.exit_code == 2 and "another taskrl embed with the same --out ended first" in result.stderr
 
 
 @pytest.fixture

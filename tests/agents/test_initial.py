@@ -9,9 +9,10 @@ from torchvision import models
 
 from agents.compare.cells import encoder_settings
 from taskrl.assemble import Assembled, assemble, load_data
-from taskrl.config import ExperimentConfig
+from taskrl.config import ExperimentConfig, dump_config
 from taskrl.errors import ConfigError
 from taskrl.export import export_encoder, load_exported
+from taskrl.folders import fingerprint
 from taskrl.modalities.image.encoders import make_encoder
 from taskrl.run_folder import RunFolder
 from tests.agents.runs import taskrl, tiny_options
@@ -84,6 +85,13 @@ def test_a_colour_encoder_sums_its_first_convolution_for_grey_images(tmp_path: P
     torch.testing.assert_close(assembled.problem.make_predictor(0).encode(images), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_making_predictors_for_grey_images_draws_nothing_from_the_global_generator(tmp_path: Path) -> None:
+    assembled = assembled_from(save_small(tmp_path / "encoder", channels=3))
+    before = torch.get_rng_state()
+    assembled.problem.make_predictor(0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_torchvision_state_dict_is_taken_with_its_architecture(tmp_path: Path) -> None:
     torch.manual_seed(3)
     model = models.mobilenet_v3_small()
@@ -149,6 +157,19 @@ def test_bad_input_is_one_sentence(
     result = taskrl("train", *arguments, "--out", "run", *tiny_options())
     assert result.exit_code == 2 and message in result.output, result.output
     assert result.output.count("Error:") == 1 and not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_is_given_replaces_that_of_the_config_of_a_run(tmp_path: Path) -> None:
+    first, second = save_small(tmp_path / "one"), save_small(tmp_path / "two", seed=8)
+    (tmp_path / "run.yaml").write_text(dump_config(assembled_from(first).config))
+    play = ("pretrain", "--policy", "reference", "--config", tmp_path / "run.yaml", "--init", second, "--out")
+    result = taskrl(*play, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    given = str(fingerprint(second / "model.safetensors")["sha256"])
+    assert RunFolder(tmp_path / "out").config().predictor.init_sha256 == given
+    (tmp_path / "wide.yaml").write_text(dump_config(assembled_from("", predictor__width=8).config))
+    result = taskrl(*play[:4], tmp_path / "wide.yaml", *play[5:], tmp_path / "other")
+    assert result.exit_code == 2 and "or give --set predictor.width=16 where --config names the" in result.output
 
 
 def test_colour_images_are_refused_by_an_encoder_of_grey_ones(tmp_path: Path) -> None:

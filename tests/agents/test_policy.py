@@ -241,6 +241,24 @@ def test_a_policy_does_not_play_stronger_than_its_run_allowed(
         assert max(spec.level("mirror") for spec in played) == 0
 
 
+@pytest.mark.parametrize(("name", "told"), [("sac", True), ("ppo", False)])
+def test_what_the_run_forbade_is_not_played(
+    name: str, told: bool, searches: Callable[[str], Search], tmp_path: Path
+) -> None:
+    """A continuous action reaches every level that is open; logits keep those shut that were."""
+    found = search(name, tasks__forbid=["mirror"], agent__episodes=4)
+    found.policy.save(tmp_path / "policy", {})
+    shut, open_ = (tiny_config(agent__name=name, tasks__forbid=forbidden) for forbidden in (["mirror"], []))
+    load_policy(tmp_path / "policy", lambda codec: space_for(shut, codec), seed=0)
+    if told:
+        with pytest.raises(RunFolderError, match=r"mirror from 0\.0 to 0\.0, .*--limit 'mirror<=0\.0'"):
+            load_policy(tmp_path / "policy", lambda codec: space_for(open_, codec), seed=0)
+        return
+    policy = load_policy(tmp_path / "policy", lambda codec: space_for(open_, codec), seed=0)
+    played = [policy.space.decode(policy.propose(first_observation(found))[0]) for _ in range(50)]
+    assert max(spec.level("mirror") for spec in played) == 0
+
+
 @pytest.mark.parametrize("name", ["policy.safetensors", "policy.json", "manifest.json"])
 def test_a_damaged_policy_is_refused_by_the_files_name(
     name: str, searches: Callable[[str], Search], tmp_path: Path

@@ -319,3 +319,12 @@ def test_fine_tuning_is_compared_in_what_is_to_be_quoted(imbalanced: bool, said:
     with reporter.console.capture() as shown:
         finetuning._print(result | {"encoder": "x", "data": "y", "how": "full", "scored_on": "test"}, reporter)
     assert said in shown.get() and ("(balanced)" in shown.get().replace("\n", "")) == imbalanced
+
+
+def test_distill_refuses_labels_of_one_class(encoder: Path, here: Path) -> None:
+    groups = np.repeat([0, 1, 2, 3], [140, 31, 30, 30])  # dealt out in this order: the last two are not fitted to
+    labels = (groups >= 2).astype(np.int64)
+    images = blobs(torch.from_numpy(labels))[:, 0].numpy()
+    np.savez("d.npz", x_train=images, y_train=labels, track_train=groups)
+    arguments = ["distill", str(encoder), *DISTILL, "--data", "./d.npz", "--groups", "track", "--out", "out"]
+    refuses([*arguments, "--device", "cpu"], "are all of one class; give more images (or groups) of each", here)

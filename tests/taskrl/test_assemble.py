@@ -219,6 +219,13 @@ def test_the_ridge_probe_without_labels_is_refused_before_anything_runs() -> Non
     assert isinstance(assemble(config(), unlabelled).problem.probe, Panel)
 
 
+def test_the_ridge_probe_on_one_label_a_class_is_refused() -> None:
+    labels = torch.arange(300) % 30  # 10 % of them, one a class, are probe images
+    dataset = RawDataset(name="blobs", train=Part(inputs=InMemory(blobs(labels)), labels=labels))
+    with pytest.raises(ConfigError, match="cannot be cross-fitted on 1 label a class"):
+        assemble(config(reward__probe="ridge"), dataset)
+
+
 def test_a_gpu_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"Device 'cuda' is not there .*; use --device auto or cpu"):

@@ -160,3 +160,13 @@ def test_compiling_is_weighed_against_a_search_only_where_there_is_one(
 
 def compiles(settled: ExperimentConfig) -> bool:
     return settled.predictor.compile == "always"
+
+
+@pytest.mark.parametrize("changes", [{"tasks__objectives": ["masked"]}, {"predictor__init_sha256": "0" * 64}])
+def test_the_speed_of_another_recipe_or_encoder_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    asked = at_rates(monkeypatch, {("processes", "fp32"): 100.0})
+    for settled, num_measured in ((config(), 1), (config(), 1), (config(**changes), 2)):
+        tuning.images_per_second(settled, lambda _: None, SHAPE)  # type: ignore[arg-type, return-value]
+        assert len(asked) == num_measured

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from taskrl.data.dataset import InMemory, Part, RawDataset
 from taskrl.errors import DataError
-from taskrl.modalities.image.listing import divide_folder
+from taskrl.modalities.image.listing import SPLIT_NAMES, divide_folder
 from taskrl.types import Inputs
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -310,6 +310,15 @@ def _note_alike(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _note_part(classes: Sequence[str]) -> tuple[str, ...]:
+    """Where one of the classes is called like a part of a divided folder, which it may be."""
+    part = next((name for name in classes if name.lower() in SPLIT_NAMES), None)
+    if part is None:
+        return ()
+    shown = ", ".join(map(repr, classes[:3])) + (", ..." if len(classes) > 3 else "")
+    return (f"{part!r} is taken for one of the classes ({shown}); if it is a part, call the parts train/ and test/",)
+
+
 def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) -> _Labels:
     """Labels from class folders. Raises DataError if train/ and test/ have different ones."""
     of_train, of_test = _class_folders(train, level), _class_folders(test, level) if test else None
@@ -333,6 +342,6 @@ def _label(path: Path, train: Sequence[str], test: Sequence[str], level: int) ->
     number = {name: index for index, name in enumerate(classes)}
     tensors = [torch.tensor([number[name] for name in part or ()], dtype=torch.int64) for part in (of_train, of_test)]
     bare = bool(test) and of_test is None
-    alike = () if level else _note_alike(train)
+    alike = () if level else (*_note_alike(train), *_note_part(classes))
     notes = ("test/ has no class folders, so its images carry no labels",) if bare else alike
     return _Labels(tensors[0], None if of_test is None else tensors[1], classes, notes)

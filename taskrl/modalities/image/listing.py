@@ -41,10 +41,28 @@ class Listing:
 
 @dataclass
 class _Met:
-    """What a walk has met: real paths, and how many image files of each kind that is not read."""
+    """What a walk has met: real paths, files that have several names by device and inode, and how many image files of
+    each kind that is not read.
+    """
 
     paths: set[str] = field(default_factory=set)
+    shared: set[tuple[int, int]] = field(default_factory=set)
     unread: Counter[str] = field(default_factory=Counter)
+
+    def is_new(self, path: str) -> bool:
+        """Whether the file at a real path has not been met, under this name or another."""
+        if path in self.paths:
+            return False
+        self.paths.add(path)
+        try:
+            found = os.stat(path)
+        except OSError:  # reading it will tell
+            return True
+        if found.st_nlink < 2:
+            return True
+        known = (found.st_dev, found.st_ino) in self.shared
+        self.shared.add((found.st_dev, found.st_ino))
+        return not known
 
     def left_out(self) -> str:
         """Such as "50 .heic and 1 .avif files"."""
@@ -56,8 +74,8 @@ def list_folder(path: Path) -> FolderListing:
     """Raises DataError where there is no image."""
     names = _image_names(path, _Met())
     roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
-    whole = set(roots) <= set(SPLIT_NAMES) and ("train" in roots or len(set(roots)) > 1)
-    divided = whole or {"train", "test"} <= set(roots)
+    named = set(roots) & set(SPLIT_NAMES)  # with train/ at least two, since a class may be called train
+    divided = set(roots) == {"train"} or (len(named) > 1 and ("train" in named or named == set(roots)))
     parts = [root if divided and root in SPLIT_NAMES else None for root in roots]
     folders = [name.split("/")[1 if part else 0 : -1] for name, part in zip(names, parts, strict=True)]
     classes = [
@@ -90,13 +108,14 @@ def divide_folder(path: Path) -> Listing:
         return Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=(*notes, *_notes(met)))
     names = _image_names(path, met)
     roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
-    if roots <= set(SPLIT_NAMES) and len(roots) > 1:
-        if "train" in roots:
-            other = min(roots - {"train"})
+    named = roots & set(SPLIT_NAMES)
+    if len(named) > 1 and ("train" in named or named == roots):
+        if "train" in named:
+            other = min(named - {"train"})
             raise DataError(
                 f"{str(path)!r} has train/ and {other}/ but no test/; rename {other}/, or give train/ alone."
             )
-        found = " and ".join(f"{root}/" for root in sorted(roots))
+        found = " and ".join(f"{root}/" for root in sorted(named))
         raise DataError(
             f"{str(path)!r} is divided into {found}, which are no classes; call its parts train/ and test/, or give "
             "one of them alone."
@@ -136,9 +155,8 @@ def _walk(root: Path, below: str, met: _Met) -> Iterator[str]:
             full = os.path.join(folder, name)
             target = os.path.realpath(full) if os.path.islink(full) else os.path.join(real, name)
             suffix = os.path.splitext(name)[1].lower()
-            if suffix not in SUFFIXES + UNREAD or target in met.paths:
+            if suffix not in SUFFIXES + UNREAD or not met.is_new(target):
                 continue
-            met.paths.add(target)
             if suffix in UNREAD:
                 met.unread[suffix] += 1
             else:

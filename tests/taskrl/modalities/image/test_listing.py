@@ -85,6 +85,21 @@ class TestLayout:
         with pytest.raises(DataError, match="val/ but no test/"):
             load_images(str(tmp_path))
 
+    def test_parts_beside_another_folder_are_refused_too(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a/1.png", "train/b/2.png", "val/a/1.png", "extra/3.png"])
+        with pytest.raises(DataError, match="train/ and val/ but no test/"):
+            load_images(str(tmp_path))
+        listing = list_folder(tmp_path)  # as they are embedded
+        assert listing.parts == (None, "train", "train", "val") and listing.classes == (None, "a", "b", "a")
+
+    def test_a_class_that_is_called_like_a_part_is_told(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/1.png", "test1/2.png", "test1/3.png"])
+        dataset = load_images(str(tmp_path))
+        assert dataset.class_names == ("test1", "train")
+        assert any("'train' is taken for one of the classes ('test1', 'train')" in note for note in dataset.notes)
+        save_many(tmp_path / "other", ["cat/1.png", "dog/2.png"])
+        assert not any("taken for" in note for note in load_images(str(tmp_path / "other")).notes)
+
     @pytest.mark.parametrize("parts", [("testing", "training"), ("test", "val"), ("Dev", "eval"), ("testing", "train")])
     def test_parts_under_other_names_are_refused_not_taken_for_classes(
         self, tmp_path: Path, parts: tuple[str, str]
@@ -181,6 +196,14 @@ class TestLinks:
         inputs = load_images(str(tmp_path), memory_limit_bytes=1).train.inputs
         assert isinstance(inputs, FolderImages)
         assert inputs.names == ("z.png",)
+
+    def test_a_file_with_two_names_is_read_once(self, tmp_path: Path) -> None:
+        save_many(tmp_path, ["train/a/1.png", "train/b/2.png", "test/b/3.png"])
+        (tmp_path / "test" / "a").mkdir()
+        os.link(tmp_path / "train" / "a" / "1.png", tmp_path / "test" / "a" / "4.png")
+        dataset = load_images(str(tmp_path), use_labels=False)
+        assert dataset.test is not None
+        assert (len(dataset.train.inputs), len(dataset.test.inputs)) == (2, 1)
 
     def test_a_linked_folder_is_followed(self, tmp_path: Path) -> None:
         save_many(tmp_path, ["store/1.png", "store/2.png", "set/b/3.png"])
