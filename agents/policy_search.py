@@ -79,10 +79,11 @@ def falling_reference(before: float, after: float) -> str | None:
     """What to think of a quality that was `before` and `after` an episode of the reference; None where it rose."""
     if after > before:
         return None
+    moved = f"fell from {before:.3f} to {after:.3f}" if after < before else f"stayed at {before:.3f}"
     return (
-        f"quality fell from {before:.3f} to {after:.3f} while the reference recipe trained for an episode: either it "
-        "does harm, or what is paid says little and the search was led astray; give more labels (of more groups), or "
-        "longer episodes, or pay without labels (--probe panel)."
+        f"quality {moved} while the reference recipe trained for an episode: either it does harm, or what is paid says "
+        "little and the search was led astray; give more labels (of more groups), or longer episodes, or pay without "
+        "labels (--probe panel)."
     )
 
 
