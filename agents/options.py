@@ -111,8 +111,15 @@ def build_config(options: dict[str, Any]) -> ExperimentConfig:
         if option == "objectives":
             value = pieces([value])
         given[key] = str(value) if isinstance(value, Path) else value
-    if options.get("init"):
-        given["predictor.init_sha256"] = ""  # a --config of an earlier run may name that of another encoder
+    if options.get("init") and options.get("config") and not _is_set(options, "predictor.init_sha256"):
+        begun_from = load_config(options["config"]).predictor.init
+        if begun_from not in ("", given["predictor.init"]):
+            given["predictor.init_sha256"] = ""  # the --config of an earlier run names that of another encoder
     if options.get("no_labels"):
         given["data.use_labels"] = False
     return load_config(options.get("config"), options.get("set_"), given)
+
+
+def _is_set(options: dict[str, Any], key: str) -> bool:
+    """Whether --set names the key."""
+    return any(text.partition("=")[0].strip() == key for text in options.get("set_") or ())

@@ -21,7 +21,7 @@ from agents.policy import CARD
 from agents.progress import Reporter
 from agents.results import StoredFinal, finish
 from agents.schedule import YAML
-from agents.session import data_notes, decision_metrics, pretraining_file
+from agents.session import data_notes, decision_metrics, pretraining_file, reads_test
 from agents.sitting import Sitting, sitting
 from taskrl.assemble import Assembled, assemble, load_data, with_reward
 from taskrl.config import ExperimentConfig, FinalConfig, flatten
@@ -71,7 +71,7 @@ def pretrain(config: ExperimentConfig, policy: str, out: Path, reporter: Reporte
                 export_to=run.encoder,
                 read_test=final.test,
             )
-            with run.watching_test_reads(final.test):
+            with run.watching_test_reads(reads_test(assembled)):
                 result = _trained(assembled, job, final.decisions, tracker, reporter)
             for sentence in result.test_reads:
                 run.log_test_read(sentence)

@@ -117,6 +117,11 @@ def _tracked(run: RunFolder, config: ExperimentConfig, reporter: Reporter) -> It
         tracker.close(status)
 
 
+def reads_test(assembled: Assembled) -> bool:
+    """Whether final encoders are scored on test images."""
+    return assembled.splits.scored_on(test=assembled.config.final.test) == "test"
+
+
 def data_notes(assembled: Assembled) -> list[str]:
     """What was read: sizes of the roles, and what the loader had to leave out."""
     splits = assembled.splits
@@ -137,10 +142,10 @@ def data_notes(assembled: Assembled) -> list[str]:
         what = "labels" if splits.probe.groups is None else "labels of different groups"
         few = (f"about {there} probe {what} a class, which the reward mixes with the label-free panel",)
     unread: tuple[str, ...] = ()
-    if assembled.config.final.test and splits.scored_on(test=True) == "probe":
+    if assembled.config.final.test and not reads_test(assembled):
         unread = ("--final reads no test image where there are no labels; encoders have a quality, on probe images",)
     tested: tuple[str, ...] = ()
-    if assembled.config.final.test and not unread:
+    if reads_test(assembled):
         tested = ("final encoders are scored on the test images (--final); choose nothing by these numbers",)
     notes = (f"Note: {note}." for note in (*splits.notes, *begun, *few, *unread, *tested))
     return [f"Data: {splits.name}, {sizes} images of {size}, {labels}.", *notes]

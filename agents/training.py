@@ -36,6 +36,7 @@ from agents.session import (
     preparation_file,
     preparation_of,
     pretraining_file,
+    reads_test,
 )
 from agents.sitting import Sitting, sitting
 from agents.summary import LEARNED
@@ -201,7 +202,7 @@ def _finals(session: Session, spent: Mapping[str, Any] | None) -> list[StoredFin
         for left_over in kept_folders(job.export_to) if job.export_to else []:
             shutil.rmtree(left_over, ignore_errors=True)
     with (
-        run.watching_test_reads(config.final.test and bool(missing)),
+        run.watching_test_reads(reads_test(session.assembled) and bool(missing)),
         session.reporter.task("Final encoders", len(missing), "encoder") as progress,
     ):
         for index, result in session.pool.map(train_final, [(job,) for job in missing]):
@@ -265,7 +266,8 @@ def _result_file(folder: Path, job: FinalJob) -> Path:
 
 def _pixels(session: Session) -> dict[str, float] | None:
     final = session.config.final
-    pixels, reads = floors(session.assembled, final.test, num_seeds=final.seeds)
+    with session.run.watching_test_reads(reads_test(session.assembled)):
+        pixels, reads = floors(session.assembled, final.test, num_seeds=final.seeds)
     for sentence in reads:
         session.run.log_test_read(sentence)
     return pixels

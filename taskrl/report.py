@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from taskrl.data.splits import STOPPED
 from taskrl.report_choices import choices_view, departures
 from taskrl.report_compute import compute_rows, search_cost, search_ratio, spent_view
 from taskrl.report_curves import finals_view, opponents, series_of
@@ -77,7 +78,7 @@ def context(
         "run_columns": [label for _, label in RUN_COLUMNS],
         "seeds": _seeds(rows),
         "test_reads": [text_of(line) for line in test_reads[:MAX_TEST_READS]],
-        "num_test_reads": len(test_reads),
+        "num_test_reads": sum(not line.startswith(STOPPED) for line in test_reads),
         "facts": [("Machine", _pairs(result.get("machine"))), ("Versions", _pairs(result.get("versions")))],
         "config": _config_text(result.get("config")),
     }

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from taskrl.config import ExperimentConfig, dump_config, load_config
+from taskrl.data.splits import STOPPED
 from taskrl.errors import RunFolderError
 from taskrl.folders import draft_of, read_json, typed, write_atomically
 
@@ -145,7 +146,7 @@ class RunFolder:
             yield
         except BaseException:
             if read:
-                self.log_test_read("stopped: test images may have been read for encoders that are not listed")
+                self.log_test_read(f"{STOPPED} test images may have been read for encoders that are not listed")
             raise
 
     def log_test_read(self, sentence: str) -> None:

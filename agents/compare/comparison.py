@@ -23,7 +23,7 @@ from agents.keeping import kept_folders
 from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.results import StoredFinal
-from agents.session import data_notes
+from agents.session import data_notes, reads_test
 from agents.sitting import Sitting, sitting
 from agents.summary import PIXELS
 from envs.host import WorkerSetup
@@ -51,8 +51,7 @@ def compare(
         config = folder.resolved(asked)
     else:
         check_place(out)
-    check_workers(config)
-    check_agent(config.agent)
+        check_workers(config)
     dataset, assembled = prepare(config)
     shape = assembled.splits.pretraining.inputs.sample_shape
     methods = chosen_methods(
@@ -62,6 +61,8 @@ def compare(
         num_channels=shape[0],
     )
     _check(assembled, methods)
+    if not folder.exists() and any(method.search == AGENT and not method.changes for method in methods):
+        check_agent(config.agent)
     plan = Plan(assembled, methods, images_fingerprint(assembled.splits))
     store = Store((cells or folder.cells).absolute())
     expected = forecast(plan, store)
@@ -163,7 +164,7 @@ def _train(plan: Plan, pool: Pool, folder: ComparisonFolder, tools: SearchTools)
     jobs = [plan.job_of(final, flops, store) for final, flops in zip(missing, spent, strict=True)]
     where = measured_on(plan.config)
     with (
-        folder.run.watching_test_reads(plan.config.final.test and bool(jobs)),
+        folder.run.watching_test_reads(reads_test(plan.assembled) and bool(jobs)),
         tools.reporter.task("Final encoders", len(jobs), "encoder") as progress,
     ):
         for index, result in pool.map(train_final, [(job,) for job in jobs]):
@@ -202,7 +203,8 @@ def _pixels(plan: Plan, folder: ComparisonFolder, tools: SearchTools) -> dict[st
         return None
     if not tools.store.has(cell):
         num_seeds = plan.config.compare.searches * plan.config.compare.finals
-        pixels, reads = floors(plan.assembled, plan.config.final.test, num_seeds=num_seeds)
+        with folder.run.watching_test_reads(reads_test(plan.assembled)):
+            pixels, reads = floors(plan.assembled, plan.config.final.test, num_seeds=num_seeds)
         for sentence in reads:
             folder.run.log_test_read(sentence)
         tools.store.write(cell, {"row": pixels, "test_reads": list(reads), **measured_on(plan.config)})

@@ -18,6 +18,7 @@ from taskrl.errors import DataError
 from taskrl.seeding import numpy_generator
 from taskrl.types import Inputs
 
+STOPPED = "stopped:"  # begins a line of a record of test reads that names none
 SHARES_WITHOUT_TEST = (0.60, 0.10, 0.15, 0.15)
 SHARES_WITH_TEST = (0.70, 0.12, 0.18)
 SHARES_WITH_VALIDATION = (0.75, 0.25)

@@ -73,6 +73,20 @@ def test_what_a_search_found_against_its_reward_is_told_again(tmp_path: Path, mo
     assert "Warning: In 1 of 1 search quality fell" in said.getvalue()
 
 
+def test_what_several_searches_found_is_not_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = iter(["quality fell from 3 to 2.", "quality stayed at 1."])
+    monkeypatch.setattr(policy_search, "falling_reference", lambda before, after: next(sentences))
+    options = ONE | {"compare__searches": 2, "agent__episodes": 2}
+    result = compare(tiny_config(**options, compare__methods=["learned"]), tmp_path / "out", quiet())
+    said = [note for note in result["notes"] if "quality" in note]
+    assert said == ["In 2 of 2 searches the reward is to be doubted; of the first of them: quality fell from 3 to 2."]
+
+
+def test_an_agent_that_no_method_learns_with_is_not_judged(tmp_path: Path) -> None:
+    config = tiny_config(**ONE, compare__methods=["random"], agent__group_relative=False)
+    assert compare(config, tmp_path / "out", quiet())["table"]
+
+
 def test_workers_that_cannot_be_had_are_told_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

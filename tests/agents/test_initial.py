@@ -167,6 +167,8 @@ def test_an_encoder_that_is_given_replaces_that_of_the_config_of_a_run(tmp_path:
     assert result.exit_code == 0, result.output
     given = str(fingerprint(second / "model.safetensors")["sha256"])
     assert RunFolder(tmp_path / "out").config().predictor.init_sha256 == given
+    pinned = taskrl(*play, tmp_path / "pinned", "--set", f"predictor.init_sha256={'f' * 64}")
+    assert pinned.exit_code == 2 and "are not those that this was begun with" in pinned.output
     (tmp_path / "wide.yaml").write_text(dump_config(assembled_from("", predictor__width=8).config))
     result = taskrl(*play[:4], tmp_path / "wide.yaml", *play[5:], tmp_path / "other")
     assert result.exit_code == 2 and "or give --set predictor.width=16 where --config names the" in result.output

@@ -41,28 +41,10 @@ class Listing:
 
 @dataclass
 class _Met:
-    """What a walk has met: real paths, files that have several names by device and inode, and how many image files of
-    each kind that is not read.
-    """
+    """What a walk has met: real paths, and how many image files of each kind that is not read."""
 
     paths: set[str] = field(default_factory=set)
-    shared: set[tuple[int, int]] = field(default_factory=set)
     unread: Counter[str] = field(default_factory=Counter)
-
-    def is_new(self, path: str) -> bool:
-        """Whether the file at a real path has not been met, under this name or another."""
-        if path in self.paths:
-            return False
-        self.paths.add(path)
-        try:
-            found = os.stat(path)
-        except OSError:  # reading it will tell
-            return True
-        if found.st_nlink < 2:
-            return True
-        known = (found.st_dev, found.st_ino) in self.shared
-        self.shared.add((found.st_dev, found.st_ino))
-        return not known
 
     def left_out(self) -> str:
         """Such as "50 .heic and 1 .avif files"."""
@@ -155,8 +137,9 @@ def _walk(root: Path, below: str, met: _Met) -> Iterator[str]:
             full = os.path.join(folder, name)
             target = os.path.realpath(full) if os.path.islink(full) else os.path.join(real, name)
             suffix = os.path.splitext(name)[1].lower()
-            if suffix not in SUFFIXES + UNREAD or not met.is_new(target):
+            if suffix not in SUFFIXES + UNREAD or target in met.paths:
                 continue
+            met.paths.add(target)
             if suffix in UNREAD:
                 met.unread[suffix] += 1
             else:

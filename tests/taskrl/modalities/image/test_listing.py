@@ -197,14 +197,6 @@ class TestLinks:
         assert isinstance(inputs, FolderImages)
         assert inputs.names == ("z.png",)
 
-    def test_a_file_with_two_names_is_read_once(self, tmp_path: Path) -> None:
-        save_many(tmp_path, ["train/a/1.png", "train/b/2.png", "test/b/3.png"])
-        (tmp_path / "test" / "a").mkdir()
-        os.link(tmp_path / "train" / "a" / "1.png", tmp_path / "test" / "a" / "4.png")
-        dataset = load_images(str(tmp_path), use_labels=False)
-        assert dataset.test is not None
-        assert (len(dataset.train.inputs), len(dataset.test.inputs)) == (2, 1)
-
     def test_a_linked_folder_is_followed(self, tmp_path: Path) -> None:
         save_many(tmp_path, ["store/1.png", "store/2.png", "set/b/3.png"])
         os.symlink(tmp_path / "store", tmp_path / "set" / "a", target_is_directory=True)
