@@ -81,7 +81,7 @@ def _claims(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def _absent(one: Comparison) -> list[str]:
     """What the plan has and this comparison has not."""
     config = validate({**one["config"], "compare": {**one["config"]["compare"], "methods": None}})
-    known = chosen_methods(config, labelled=True, num_channels=1)
+    known = chosen_methods(config, labelled=True, paid_by_labels=True, num_channels=1)
     there = {entry["method"] for entry in one["table"]}
     names = [f"`{method.name}`" for method in known if method.name not in there]
     sentences = unmeasured(one["claims"])

@@ -112,8 +112,8 @@ def test_the_constant_recipe_keeps_to_what_the_user_knows() -> None:
 
 def test_plain_searches_are_not_compared_with_searches_of_another_cost() -> None:
     config = tiny_config(reward__noise_test="lengthen")
-    names = {method.name for method in chosen_methods(config, labelled=True, num_channels=1)}
+    names = {method.name for method in chosen_methods(config, labelled=True, paid_by_labels=True, num_channels=1)}
     assert "learned" in names and not names & {"static", "random-search", "bandit", "one-knob"}
     named = tiny_config(reward__noise_test="lengthen", compare__methods=["static"])
     with pytest.raises(ConfigError, match=r"'static' cannot be compared here: reward\.noise_test"):
-        chosen_methods(named, labelled=True, num_channels=1)
+        chosen_methods(named, labelled=True, paid_by_labels=True, num_channels=1)
