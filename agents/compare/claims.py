@@ -264,10 +264,10 @@ def _judged(claim: Claim, rows: Sequence[Row], length: int, *, bench: bool) -> d
         return {**entry, "strictest": None, "status": OPEN, "why": _why_nothing(bar), "goal": None}
     status, why = PASSED if all(bar.holds(gap) for gap in known.values()) else FAILED, ""
     few_against = {name: _undecided(claim, rows, name, length, bar, status, bench) for name in known}
-    decided = {name: gap for name, gap in known.items() if not few_against[name]}
     if status == FAILED:  # one opponent that is told to win settles it, whatever is open against others
         lost = {name: gap for name, gap in known.items() if not bar.holds(gap)}
-        strictest = _strictest(bar, {name: gap for name, gap in lost.items() if name in decided} or lost)
+        settled = {name: gap for name, gap in lost.items() if not few_against[name]}
+        strictest = _strictest(bar, settled or lost)
         few = few_against[strictest]
     else:
         strictest = _strictest(bar, known)

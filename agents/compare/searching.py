@@ -154,13 +154,8 @@ def doubts(plans: Sequence[SearchPlan], store: Store) -> list[str]:
     found = [store.read(plan.cell) for plan in plans if plan.kind == AGENT]
     kinds = [[(content.get("noise") or {}).get("warning") for content in found], [one.get("warning") for one in found]]
     told = [[sentence for sentence in sentences if sentence] for sentences in kinds]
-    shares = [f"In {len(some)} of {counted(len(found), 'search', 'searches')}" for some in told]
-    several = "the reward is to be doubted; of the first of them:"
-    return [
-        f"{share} {some[0] if len(some) == 1 else f'{several} {some[0]}'}"
-        for share, some in zip(shares, told, strict=True)
-        if some
-    ]
+    whole, several = counted(len(found), "search", "searches"), "the reward is to be doubted; of the first of them: "
+    return [f"In {len(some)} of {whole} {several if len(some) > 1 else ''}{some[0]}" for some in told if some]
 
 
 def _begin(run: RunFolder, plan: SearchPlan, tools: SearchTools, reporter: Reporter) -> tuple[RawDataset, Assembled]:

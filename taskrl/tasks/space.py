@@ -191,10 +191,9 @@ class TaskSpace:
         """`level_indices` of what box actions (N, parts) decode to (N, parts), of all of them at once."""
         values = np.empty(actions.shape)
         for column, part in enumerate(self.parts):
-            open_levels = [level for level, open_ in zip(part.levels, part.allowed, strict=True) if open_]
             position = (actions[:, column].astype(np.float64) + 1) / 2 * (len(part.levels) - 1)
             values[:, column] = np.interp(position, np.arange(len(part.levels)), part.levels)
-            values[:, column] = values[:, column].clip(min(open_levels), max(open_levels)).round(6)  # as in a spec
+            values[:, column] = values[:, column].clip(*part.open_range()).round(6)  # as in a spec
         weights = values[:, : self._num_weights] if self._num_weights else np.ones((len(actions), 1))
         weights[weights.sum(axis=1) == 0, 0] = 1.0
         shares = weights / weights.sum(axis=1, keepdims=True)
@@ -303,9 +302,9 @@ class TaskSpace:
     def _spec_of_coordinates(self, action: NDArray[np.floating]) -> TaskSpec:
         values = []
         for part, coordinate in zip(self.parts, action, strict=True):
-            open_levels = [level for level, open_ in zip(part.levels, part.allowed, strict=True) if open_]
+            least, greatest = part.open_range()
             value = _interpolate(part.levels, float(coordinate))
-            values.append(min(max(value, min(open_levels)), max(open_levels)))
+            values.append(min(max(value, least), greatest))
         return self._spec_of_values(values)
 
     def _spec_of_values(self, values: Sequence[float]) -> TaskSpec:

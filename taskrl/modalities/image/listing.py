@@ -56,8 +56,7 @@ def list_folder(path: Path) -> FolderListing:
     """Raises DataError where there is no image."""
     names = _image_names(path, _Met())
     roots = [name.split("/")[0].lower() if "/" in name else "" for name in names]
-    named = set(roots) & set(SPLIT_NAMES)  # with train/ at least two, since a class may be called train
-    divided = set(roots) == {"train"} or (len(named) > 1 and ("train" in named or named == set(roots)))
+    divided = set(roots) == {"train"} or bool(_named_parts(set(roots)))
     parts = [root if divided and root in SPLIT_NAMES else None for root in roots]
     folders = [name.split("/")[1 if part else 0 : -1] for name, part in zip(names, parts, strict=True)]
     classes = [
@@ -90,8 +89,8 @@ def divide_folder(path: Path) -> Listing:
         return Listing(tuple(parts[0]), tuple(parts[1]), class_level=1, notes=(*notes, *_notes(met)))
     names = _image_names(path, met)
     roots = {name.split("/")[0].lower() if "/" in name else "" for name in names}
-    named = roots & set(SPLIT_NAMES)
-    if len(named) > 1 and ("train" in named or named == roots):
+    named = _named_parts(roots)
+    if named:
         if "train" in named:
             other = min(named - {"train"})
             raise DataError(
@@ -103,6 +102,12 @@ def divide_folder(path: Path) -> Listing:
             "one of them alone."
         )
     return Listing(tuple(names), class_level=1 if roots == {"train"} else 0, notes=_notes(met))
+
+
+def _named_parts(roots: set[str]) -> set[str]:
+    """Which outer folders are parts: two or more, since a class may be called train; with train/, or all there are."""
+    named = roots & set(SPLIT_NAMES)
+    return named if len(named) > 1 and ("train" in named or named == roots) else set()
 
 
 def _notes(met: _Met) -> tuple[str, ...]:
