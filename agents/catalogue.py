@@ -193,11 +193,14 @@ def _thompson(agent: AgentConfig, decisions: int) -> dict[str, Any]:
 
 
 def _off_policy(agent: AgentConfig, decisions: int) -> dict[str, Any]:
-    """Two groups of warm-up drawn from the prior; as many gradient steps as environment steps after each group."""
+    """Two groups of warm-up drawn from the prior (one where the search has no more), and from the end of the warm-up on
+    as many gradient steps as environment steps after each group.
+    """
+    warm_up = max(min(2 * agent.group_size, agent.episodes), agent.group_size)
     return {
         "learning_rate": agent.learning_rate or 3e-3,
         "buffer_size": REPLAY_SIZE,
-        "learning_starts": 2 * decisions * agent.group_size,
+        "learning_starts": decisions * warm_up - 1,  # SB3 learns once more steps than these were taken
         "batch_size": 64,
         "train_freq": (decisions, "step"),
         "gradient_steps": -1,
@@ -227,6 +230,6 @@ _register("ppo", PPO, "multidiscrete", "logits", _ppo)
 _register("a2c", A2C, "multidiscrete", "logits", _a2c)
 _register("maskable-ppo", MaskablePPO, "multidiscrete", "logits", _ppo)
 _register("recurrent-ppo", RecurrentPPO, "multidiscrete", "logits", _ppo)
-_register("dqn", DQN, "discrete", "values", _dqn)
-_register("sac", SAC, "box", "gaussian", _off_policy)
-_register("tqc", TQC, "box", "gaussian", _off_policy)
+_register("dqn", DQN, "discrete", "values", _dqn, version=2)
+_register("sac", SAC, "box", "gaussian", _off_policy, version=2)
+_register("tqc", TQC, "box", "gaussian", _off_policy, version=2)

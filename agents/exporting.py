@@ -243,7 +243,7 @@ def _encoder_folder(run: Path, weights: str | None) -> Path:
             raise RunFolderError(f"{str(run)!r} is an encoder, not a run that may have several; leave --weights out.")
         return run
     main = RunFolder.open(run).encoder
-    if is_comparison(run) and comparison_result(run)["encoder"] is None:  # what an earlier verdict chose may lie there
+    if is_comparison(run) and comparison_result(run)["encoder"] is None:
         raise RunFolderError(
             f"The comparison {str(run)!r} chose no encoder, since it has no verdict; give learned to its --methods."
         )

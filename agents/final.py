@@ -11,12 +11,12 @@ import torch
 
 from agents.baselines import RandomPolicy
 from agents.encoders import raw_pixels
-from agents.keeping import BEST, EMA, LAST, Keeper, beside
+from agents.keeping import BEST, EMA, LAST, Keeper, beside, discard_kept
 from agents.online import ONLINE, OnlinePolicy, online_episode
 from agents.policy import load_policy
 from agents.profile import profile_spec
 from agents.rollout import Trace, run_episode
-from agents.schedule import YAML, SchedulePolicy, load_schedule
+from agents.schedule import YAML, SchedulePolicy, check_played, load_schedule
 from envs.factory import make_env
 from envs.reference import reference_curve, refuse_ruined
 from taskrl.assemble import Assembled, task_space
@@ -129,6 +129,7 @@ def check_generator(assembled: Assembled, generator: Generator) -> None:
     shape = assembled.splits.pretraining.inputs.sample_shape
     problem = assembled.problem
     policy, _ = make_policy(generator, lambda codec: task_space(assembled.config, shape, codec), problem, seed=0)
+    check_played(policy, assembled.config.final.decisions)
     shown_to(policy, problem)
 
 
@@ -227,6 +228,7 @@ def _export(
         export_encoder(encoder, assembled.encoder_config, folder, example=example, card=card)  # type: ignore[arg-type]
 
     assert job.export_to is not None
+    discard_kept(job.export_to)  # of a worker that was lost here
     one = keeper.best_decision == keeper.num_decisions
     checkpoint = f"{BEST} and {LAST}" if one else keeper.chosen
     scores = {"linear_accuracy": row["linear_accuracy"], **scored_on}

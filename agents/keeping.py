@@ -91,6 +91,12 @@ def kept_folders(folder: Path) -> list[Path]:
     return [*(beside(folder, name) for name in (BEST, LAST, EMA)), folder]
 
 
+def discard_kept(folder: Path) -> None:
+    """Remove what was written to `folder` and beside it."""
+    for old in kept_folders(folder):
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def copy_kept(source: Path, target: Path) -> None:
     """Copy the encoder in `source` and what lies beside it; each folder appears whole, `target` last."""
     for old, new in zip(kept_folders(source), kept_folders(target), strict=True):

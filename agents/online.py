@@ -25,10 +25,15 @@ DRIFT = 0.2  # one run says too little about how effects change over it to be be
 
 
 def online_episode(episode: EpisodeConfig) -> EpisodeConfig:
-    """As many steps as `episode`, in decisions of about 20 steps, 8 to 64 of them."""
+    """As many steps as `episode` within 1 %, or as near as can be, in decisions of about 20 steps, 8 to 64 of them."""
     steps = episode.decisions * episode.steps_per_decision
-    decisions = min(max(steps // STEPS_PER_DECISION, MIN_DECISIONS), MAX_DECISIONS, max(steps, 2))
-    return EpisodeConfig(decisions=decisions, steps_per_decision=round(steps / decisions))
+    wanted = min(max(steps // STEPS_PER_DECISION, MIN_DECISIONS), MAX_DECISIONS, max(steps, 2))
+    numbers = range(min(wanted, MIN_DECISIONS), min(MAX_DECISIONS, max(steps, 2)) + 1)
+    plans = [EpisodeConfig(decisions=number, steps_per_decision=max(round(steps / number), 1)) for number in numbers]
+    errors = [abs(plan.num_steps - steps) for plan in plans]
+    close = max(min(errors), steps // 100)
+    fitting = [plan for plan, error in zip(plans, errors, strict=True) if error <= close]
+    return min(fitting, key=lambda plan: abs(plan.decisions - wanted))
 
 
 @final

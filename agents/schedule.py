@@ -14,7 +14,7 @@ from envs.observation import ObservationBuilder
 from taskrl.config import Section, read_yaml
 from taskrl.errors import ConfigError, unknown_name
 from taskrl.folders import write_atomically
-from taskrl.meta import Action, Observation
+from taskrl.meta import Action, Observation, TaskPolicy
 from taskrl.tasks.space import TaskSpace
 from taskrl.tasks.spec import TaskSpec
 
@@ -59,6 +59,19 @@ class SchedulePolicy:
 
     def _row(self, observation: Observation) -> int:
         return row_at(float(observation[self._progress]), len(self.specs))
+
+
+def check_played(policy: TaskPolicy, decisions: int) -> None:
+    """Raises ConfigError where `policy` is a schedule of which a run of so many decisions never plays some task."""
+    if not isinstance(policy, SchedulePolicy):
+        return
+    num_rows = len(policy.specs)
+    played = {policy.specs[row_at(index / decisions, num_rows)] for index in range(decisions)}
+    if played != set(policy.specs):
+        raise ConfigError(
+            f"The schedule has {num_rows} rows and the run {decisions} decisions, which would pass over some of its "
+            f"tasks; give --set final.decisions={num_rows}."
+        )
 
 
 class _Row(Section):

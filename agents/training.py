@@ -18,7 +18,7 @@ from agents.final import (
     train_final,
 )
 from agents.forecast import cost_notes, search_notes
-from agents.keeping import copy_kept, kept_folders, stop_notes
+from agents.keeping import copy_kept, discard_kept, stop_notes
 from agents.online import ONLINE
 from agents.policy_search import PRIOR, num_episodes, search
 from agents.preparation import NOTHING, prepare, settle
@@ -199,8 +199,8 @@ def _finals(session: Session, spent: Mapping[str, Any] | None) -> list[StoredFin
     jobs = [_job(session, generator, seed) for seed in range(config.final.seeds) for generator in generators]
     missing = [job for job in jobs if not _result_file(folder, job).is_file()]
     for job in missing:
-        for left_over in kept_folders(job.export_to) if job.export_to else []:
-            shutil.rmtree(left_over, ignore_errors=True)
+        if job.export_to:
+            discard_kept(job.export_to)
     with (
         run.watching_test_reads(reads_test(session.assembled) and bool(missing)),
         session.reporter.task("Final encoders", len(missing), "encoder") as progress,

@@ -17,6 +17,7 @@ from taskrl.modalities.image.encoders import with_channels
 from taskrl.modalities.image.state_dicts import LoadedEncoder
 from taskrl.run_folder import check_place, refuse_existing
 from taskrl.transfer.training import Training, view_levels
+from taskrl.tuning import has_bf16
 
 NUM_EXAMPLES = 8
 
@@ -73,10 +74,10 @@ def open_source(
 
 
 def training_of(source: Source, config: ExperimentConfig, steps: int, views: str) -> Training:
-    """Batch size, weight decay and precision from the configuration; precision auto is bf16 on a GPU."""
+    """Batch size, weight decay and precision from the configuration; precision auto is bf16 on a GPU that has it."""
     precision = config.predictor.precision
     if precision == "auto":
-        precision = "bf16" if source.device.type == "cuda" else "fp32"
+        precision = "bf16" if source.device.type == "cuda" and has_bf16(source.device) else "fp32"
     return Training(
         steps=steps,
         batch_size=config.predictor.batch_size,

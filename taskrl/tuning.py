@@ -158,10 +158,10 @@ def _precisions(config: ExperimentConfig) -> tuple[str, ...]:
     settings = config.predictor
     if settings.precision != "auto":
         return (settings.precision,)
-    return ("fp32", "bf16") if _has_bf16(torch.device(settings.device)) else ("fp32",)
+    return ("fp32", "bf16") if has_bf16(torch.device(settings.device)) else ("fp32",)
 
 
-def _has_bf16(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bf16; elsewhere it is emulated, and not worth measuring."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -1,12 +1,11 @@
 """Commands on an encoder that is there."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from agents.options import (
-    Data,
     DataRoot,
     Device,
     Download,
@@ -19,9 +18,15 @@ from agents.options import (
     build_config,
 )
 from agents.progress import Reporter
+from taskrl.config import ExperimentConfig, load_config
+from taskrl.errors import ConfigError
 
 AnyEncoder = Annotated[
     Path, typer.Argument(help="An encoder folder, a run folder that has one, or a file of weights (with --arch).")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Name, folder of images (with a slash), or .npz.", show_default="what the run was trained on"),
 ]
 Arch = Annotated[str | None, typer.Option(help="For .safetensors, .pth or .pt: the torchvision model, e.g. resnet18.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -49,7 +54,7 @@ def probe(
     from agents.probing import parse_few, probe_encoder, probe_json
 
     options = {name: value for name, value in locals().items() if name in _OF_DATA}
-    config, few = build_config(options), parse_few(few_shot)
+    config, few = _config(encoder, options), parse_few(few_shot)
     if json:
         typer.echo(probe_json(encoder, arch, config, few))
     else:
@@ -71,7 +76,7 @@ def embed(
     from agents.embedding import embed as embed_images
 
     options = {name: value for name, value in locals().items() if name in _OF_DATA}
-    embed_images(encoder, arch, build_config(options), out, Reporter(), batch_size=batch_size)
+    embed_images(encoder, arch, _config(encoder, options), out, Reporter(), batch_size=batch_size)
 
 
 def quality(
@@ -89,7 +94,7 @@ def quality(
     from agents.quality import print_quality, quality_json
 
     options = {name: value for name, value in locals().items() if name in _OF_DATA}
-    config = build_config(options)
+    config = _config(encoder, options)
     if json:
         typer.echo(quality_json(encoder, arch, config))
     else:
@@ -124,7 +129,7 @@ def finetune(
     from agents.finetuning import finetune as run_finetuning
 
     own = ("encoder", "arch", "out", "how", "labels_per_class", "steps", "seeds", "views")
-    config = build_config({name: value for name, value in locals().items() if name not in own})
+    config = _config(encoder, {name: value for name, value in locals().items() if name not in own})
     options = FinetuneOptions(how=how, labels_per_class=labels_per_class, steps=steps, seeds=seeds, views=views)
     run_finetuning(encoder, arch, config, options, out, Reporter())
 
@@ -154,9 +159,27 @@ def distill(
     from agents.distilling import distill as run_distillation
 
     own = ("teacher", "student", "arch", "out", "steps", "seeds", "views", "learning_rate")
-    config = build_config({name: value for name, value in locals().items() if name not in own})
+    config = _config(teacher, {name: value for name, value in locals().items() if name not in own})
     options = DistillOptions(student=student, steps=steps, seeds=seeds, views=views, learning_rate=learning_rate)
     run_distillation(teacher, arch, config, options, out, Reporter())
 
 
 _OF_DATA = ("data", "final", "goal", "image_size", "groups", "device", "data_root", "download")
+_AS_THE_RUN = ("source", "root", "image_size", "groups", "split_seed")
+
+
+def _config(encoder: Path, options: dict[str, Any]) -> ExperimentConfig:
+    """What `options` say; where they name no images, those of the run at `encoder`, split as the run split them.
+
+    Raises ConfigError where nothing names images.
+    """
+    config = build_config(options)
+    given = config.data.model_fields_set
+    if "source" in given:
+        return config
+    file = encoder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"No images are named, and {str(encoder)!r} is no run that would name them; give --data.")
+    run = load_config(file).data
+    same = {name: getattr(run, name) for name in _AS_THE_RUN if name not in given}
+    return config.model_copy(update={"data": config.data.model_copy(update=same)})

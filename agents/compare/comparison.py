@@ -1,7 +1,6 @@
 """`taskrl compare`: every method on the same paired seeds, cell by cell, up to the table and its verdict."""
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,6 @@ from agents.compare.plan import FinalPlan, Plan, SearchPlan
 from agents.compare.searching import SearchTools, cost_of, doubts, measured_on, search_in_pool, search_with_agent
 from agents.final import UNTRAINED, Generator, check_generator, floors, train_final
 from agents.forecast import comparison_notes
-from agents.keeping import kept_folders
 from agents.preparation import prepare
 from agents.progress import Reporter
 from agents.results import StoredFinal
@@ -214,8 +212,6 @@ def _pixels(plan: Plan, folder: ComparisonFolder, tools: SearchTools) -> dict[st
 
 def _export(plan: Plan, final: FinalPlan, folder: ComparisonFolder, tools: SearchTools) -> None:
     """Cells hold no weights: the encoder that is carried away is trained once more from its seed."""
-    for left_over in kept_folders(folder.run.encoder):
-        shutil.rmtree(left_over, ignore_errors=True)
     job = plan.job_of(final, _flops(final, tools.store), tools.store, export_to=folder.run.encoder)
     job = dataclasses.replace(job, read_test=False)  # it has been scored
     serial = plan.config.predictor.device == "cpu" and plan.config.envs != "batched"

@@ -162,6 +162,8 @@ def _impossible(method: Method, config: ExperimentConfig, labelled: bool, paid_b
         return "it trains on the labels that the reward reads, and this reward reads none"
     if method.search in searches().names() and config.reward.noise_test == "lengthen":
         return "reward.noise_test=lengthen lets an agent's search cost more than its"
+    if method.name == "bandit" and config.final.decisions < config.episode.decisions:
+        return "the schedule that it finds has episode.decisions rows, more than final.decisions would play"
     if method.name in IN_GROUPS and config.agent.group_size < 2:
         return "it needs agent.group_size of at least 2"
     weighs = method.name == CONSTANT and f"weight/{CONTRASTIVE}" in method.source

@@ -9,6 +9,7 @@ from agents.compare.figure import draw
 from agents.compare.folder import ComparisonFolder
 from agents.compare.plan import FinalPlan, Plan
 from agents.compare.table import Row, notes_of, print_table, rows_of, table_of, validated_by
+from agents.keeping import discard_kept
 from agents.progress import Reporter
 from agents.summary import pixel_notes
 from taskrl.config import flatten
@@ -39,9 +40,11 @@ def finish(
     lengths = sorted(set(config.compare.lengths))
     method, sentence = choose(rows, lengths[-1])
     encoder = None if method is None else _best(rows, method, lengths[-1])
-    if encoder is not None and _exported(folder) != encoder:
+    if encoder is None or _exported(folder) != encoder:
         folder.run.result_file.unlink(missing_ok=True)
-        train(_plan_of(plan, encoder))
+        discard_kept(folder.run.encoder)  # an earlier verdict chose it
+        if encoder is not None:
+            train(_plan_of(plan, encoder))
     result: dict[str, Any] = {
         "format_version": RESULT_VERSION,
         "kind": "comparison",
@@ -76,7 +79,7 @@ def show(folder: ComparisonFolder, result: Mapping[str, Any], reporter: Reporter
     for sentence in sentences_of(result):
         reporter.say(sentence)
     for title, path in {"Figure": folder.figure, "Data": folder.run.result_file, "Encoder": folder.run.encoder}.items():
-        if path.exists() and (title != "Encoder" or result["encoder"] is not None):  # else an earlier verdict chose it
+        if path.exists():
             reporter.say(f"{title}: {path}")
     if result["config"]["tracking"]["uri"] == "":
         reporter.say(f"MLflow: taskrl mlflow {typed(folder.run.path)}")

@@ -6,7 +6,7 @@ a knob. `docs/glossary.md` has the words, `knobs` of a modality have the levels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -120,6 +120,8 @@ class TaskSpace:
         """objectives: the first one is the reference's. knobs: of the modality, already restricted."""
         if not objectives or len(set(objectives)) != len(objectives):
             raise ConfigError(f"Objectives {list(objectives)} are empty or repeated; name each one once.")
+        if codec not in get_args(Codec):
+            raise ConfigError(unknown_name("codec", codec, get_args(Codec)))
         self.objectives = tuple(objectives)
         self.knobs = tuple(knobs)
         self.codec: Codec = codec

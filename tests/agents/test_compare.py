@@ -257,7 +257,7 @@ def test_a_damaged_result_is_written_anew_and_foreign_files_stay(compared: Path,
     assert (out / "encoder-notes.txt").read_text() == "mine" and (out / "encoder-mine").is_dir()
 
 
-def test_an_encoder_that_an_earlier_verdict_chose_is_not_shown_as_this_ones(compared: Path, tmp_path: Path) -> None:
+def test_an_encoder_that_an_earlier_verdict_chose_is_not_taken_for_this_ones(compared: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "copy", io.StringIO()
     shutil.copytree(compared, out)
     compare(tiny_config(**(OPTIONS | {"compare__methods": ["random"]})), out, quiet(said))
@@ -265,6 +265,8 @@ def test_an_encoder_that_an_earlier_verdict_chose_is_not_shown_as_this_ones(comp
     outcome = taskrl("export", out, "--out", tmp_path / "encoder")
     assert outcome.exit_code == 2 and "give learned to its --methods" in outcome.stderr, outcome.output
     assert not (tmp_path / "encoder").exists()
+    outcome = taskrl("compare", "--out", tmp_path / "next", "--init", out, *tiny_options())
+    assert outcome.exit_code == 2 and str(out) in outcome.stderr, outcome.output
 
 
 @pytest.mark.parametrize("cells", ["file.txt", "file.txt/cells"])

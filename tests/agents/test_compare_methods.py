@@ -46,6 +46,15 @@ def test_a_recipe_of_another_reference_is_left_out_of_the_default() -> None:
         chosen_methods(named, labelled=True, paid_by_labels=True, num_channels=1)
 
 
+def test_a_bandit_whose_schedule_would_be_cut_short_cannot_be_compared() -> None:
+    given = {"episode.decisions": 8, "compare.methods": ["bandit"]}
+    with pytest.raises(ConfigError, match=r"more than final\.decisions would play"):
+        chosen_methods(load_config(given=given), labelled=True, paid_by_labels=True, num_channels=1)
+    given["final.decisions"] = 8
+    methods = chosen_methods(load_config(given=given), labelled=True, paid_by_labels=True, num_channels=1)
+    assert "bandit" in {method.name for method in methods}
+
+
 def test_the_default_is_every_method_that_the_data_allow() -> None:
     config = load_config()
     assert config.compare.methods is None

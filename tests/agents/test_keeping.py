@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import envs.task_generation
+from agents.final import FinalJob, Generator, train_final
 from agents.summary import verdict
 from agents.training import train
 from taskrl.export import load_exported
@@ -15,7 +16,7 @@ from taskrl.run_folder import RunFolder
 from taskrl.types import Quality
 from tests.agents.conftest import quiet
 from tests.agents.runs import metrics_of, taskrl, tiny_options
-from tests.envs.tiny import tiny_config
+from tests.envs.tiny import tiny_config, tiny_problem
 
 PEAK = [0.1, 0.2, 0.3, 0.5, 0.4, 0.3, 0.2, 0.1]
 """Quality of the untrained encoder and after each of seven decisions."""
@@ -165,3 +166,17 @@ def test_a_run_whose_last_encoder_is_the_best_keeps_one(finished: RunFolder) -> 
     earlier = kept["best_decision"] < kept["num_decisions"]
     assert (finished.path / "encoder-best").is_dir() == earlier
     assert card(finished.encoder)["checkpoint"] == ("last" if earlier else "best and last")
+
+
+def test_an_encoder_is_written_again_where_a_lost_worker_had_written_it(tmp_path: Path) -> None:
+    assembled = tiny_problem(final__patience=1)
+    job = FinalJob(
+        generator=Generator(name="reference", source="reference"),
+        episode=assembled.config.final.episode,
+        search_seed=0,
+        train_seed=0,
+        export_to=tmp_path / "encoder",
+        read_test=False,
+    )
+    rows = [train_final(assembled, job).row for _ in range(2)]
+    assert rows[0]["quality"] == rows[1]["quality"] and load_exported(tmp_path / "encoder").feature_dim > 0

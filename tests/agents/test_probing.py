@@ -1,6 +1,7 @@
 """`taskrl probe`: any encoder, few labels, imbalanced classes, JSON."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torchvision import models
 
 from agents.final import floors
 from taskrl.assemble import assemble
-from taskrl.config import load_config
+from taskrl.config import dump_config, load_config
 from taskrl.data.dataset import InMemory
 from taskrl.data.splits import make_splits
 from taskrl.evaluation.accuracy import knn_predictions, linear_classifier, pixel_accuracy, standardised_pair
@@ -127,6 +128,26 @@ def test_images_are_read_at_the_size_that_the_encoder_was_trained_on(finished: R
         Image.new("L", (40, 40), 4 * index).save(folder / f"{index}.png")
     assert probe(finished.encoder, "--data", "./photos")["sample_shape"] == [1, 16, 16]
     assert probe(finished.encoder, "--data", "./photos", "--image-size", "32")["sample_shape"] == [1, 32, 32]
+
+
+def test_images_are_those_of_the_run_unless_others_are_named(finished: RunFolder, here: Path) -> None:
+    write_blobs(here / "mine.npz", torch.arange(120) % 4)
+    shutil.copytree(finished.path, "run")
+    data = {"source": "./mine.npz", "split_seed": 5, "use_labels": False}
+    config = finished.config()
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+    (here / "run" / "config.yaml").write_text(dump_config(config))
+    result = taskrl("probe", "run", "--final", "--json")
+    assert result.exit_code == 0, result.output
+    assert "test images of mine (split seed 5) read" in " ".join(result.stderr.split())
+    assert probe("run", "--data", "digits")["data"] == "digits"
+
+
+@pytest.mark.parametrize("command", [["probe"], ["quality"], ["embed", "--out", "f.npz"], ["finetune", "--out", "out"]])
+def test_an_encoder_that_is_no_run_needs_the_images_named(command: list[str], finished: RunFolder, here: Path) -> None:
+    result = taskrl(command[0], finished.encoder, *command[1:])
+    assert result.exit_code == 2 and "give --data" in result.stderr and result.stderr.count("\n") == 1
+    assert not any(here.iterdir())
 
 
 def test_a_table_without_floors_says_where_they_are(finished: RunFolder) -> None:

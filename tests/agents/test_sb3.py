@@ -17,6 +17,7 @@ from taskrl.config import AgentConfig
 from taskrl.errors import ConfigError, RunFolderError
 from taskrl.folders import write_manifest
 from tests.agents.learning import DECISIONS, EPISODES, NAMES, Search, equal_tables, first_observation, search
+from tests.envs.tiny import tiny_config
 
 GROUP = 2
 
@@ -187,6 +188,14 @@ def test_a_checkpoint_of_another_agent_is_refused(checkpoints: Path, tmp_path: P
 def test_another_seed_finds_another_policy(searches: Callable[[str], Search]) -> None:
     other = search("ppo", seed=1)
     assert [d.reward for d in other.decisions] != [d.reward for d in searches("ppo").decisions]
+
+
+@pytest.mark.parametrize("name", ["dqn", "sac", "tqc"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_search_of_few_groups_teaches_agents_that_warm_up(name: str, groups: int) -> None:
+    found = search(name, agent__episodes=groups * tiny_config().agent.group_size)
+    before, after = (policy.policy.state_dict() for policy in (found.prior, found.policy))
+    assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
 def test_options_reach_the_algorithm() -> None:

@@ -174,6 +174,9 @@ def test_pretrain_plays_a_schedule_and_refuses_a_broken_one(tmp_path: Path) -> N
     short = path.rename(path.with_suffix(".yml"))  # the other usual ending
     result = taskrl("pretrain", "--policy", short, "--out", out, *tiny_options())
     assert result.exit_code == 0, result.output
+    save_schedule(path, rows(box(), 3), {})
+    result = taskrl("pretrain", "--policy", path, "--out", tmp_path / "other", *tiny_options(final__decisions=2))
+    assert result.exit_code == 2 and "give --set final.decisions=3" in result.stderr
     path.write_text("tasks: [")
     result = taskrl("pretrain", "--policy", path, "--out", tmp_path / "other", *tiny_options())
     assert result.exit_code == 2 and "not plain YAML" in result.stderr

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from torchvision import models
 from agents import finetuning
 from agents.distilling import kept_share
 from agents.progress import Reporter
+from agents.transferring import training_of
+from taskrl.config import load_config
 from taskrl.data.splits import Splits
 from taskrl.export import load_exported
 from taskrl.folders import verify
@@ -328,3 +331,14 @@ def test_distill_refuses_labels_of_one_class(encoder: Path, here: Path) -> None:
     np.savez("d.npz", x_train=images, y_train=labels, track_train=groups)
     arguments = ["distill", str(encoder), *DISTILL, "--data", "./d.npz", "--groups", "track", "--out", "out"]
     refuses([*arguments, "--device", "cpu"], "are all of one class; give more images (or groups) of each", here)
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_bf16_on_gpus_that_do_not_emulate_it(
+    bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: asked.append(1) or bf16)
+    source = SimpleNamespace(device=torch.device("cuda"), shape=(1, 16, 16))
+    assert training_of(source, load_config(), 1, "none").precision == precision  # type: ignore[arg-type]
+    assert asked

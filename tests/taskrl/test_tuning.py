@@ -41,7 +41,7 @@ def at_rates(monkeypatch: pytest.MonkeyPatch, rates: dict[tuple[str, str], float
         return rates[asked[-1]]
 
     monkeypatch.setattr(tuning, "_training_rate", rate)
-    monkeypatch.setattr(tuning, "_has_bf16", lambda device: True)
+    monkeypatch.setattr(tuning, "has_bf16", lambda device: True)
     return asked
 
 

@@ -27,6 +27,12 @@ def test_the_action_space_is_the_codecs(codec: Codec) -> None:
     assert space("multidiscrete").action_space == spaces.MultiDiscrete([3, 3, 3, 4, 2, 4, 3, 3])
 
 
+@pytest.mark.parametrize("name", ["MultiDiscrete", "foo", ""])
+def test_an_unknown_codec_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Unknown codec '{name}'; known: box, discrete, multidiscrete"):
+        space(name)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("forbid", "limit"), RESTRICTIONS)
 @pytest.mark.parametrize("codec", CODECS)
 def test_every_action_decodes_to_a_spec_that_encodes_to_an_action_of_the_same_spec(
